@@ -1,0 +1,1 @@
+"""tserve: listeners and connections around the routing core."""

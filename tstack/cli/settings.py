@@ -1,0 +1,183 @@
+"""Every setting of every program, declared once. `python -m tstack.cli.settings` prints `env.dist` from it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from tstack.env import Setting, addresses, boolean, choice, integer, port, seconds, words
+
+# -- the store --------------------------------------------------------------------------------------------------------
+
+ETCD_HOSTS = Setting(
+    "etcdhosts",
+    "ETCD_HOSTS",
+    words,
+    "",
+    "etcd endpoints, as in 'http://etcd0:2379 https://etcd1:2379'; blank: the embedded store in the data directory",
+)
+ETCD_CA_FILE = Setting("etcdcafile", "ETCD_CA_FILE", str, "", "CA certificate that etcd's certificate is checked with")
+ETCD_CERT_FILE = Setting("etcdcertfile", "ETCD_CERT_FILE", str, "", "client certificate to show to etcd")
+ETCD_KEY_FILE = Setting("etcdkeyfile", "ETCD_KEY_FILE", str, "", "private key of that client certificate")
+ETCD_USERNAME = Setting("etcdusername", "ETCD_USERNAME", str, "", "etcd user (needs https endpoints)")
+ETCD_PASSWORD = Setting("etcdpassword", "ETCD_PASSWORD", str, "", "etcd user's password", secret=True)
+DATA_DIR = Setting(
+    "data-dir", "TSTACK_DATA_DIR", str, "var", "folder of the embedded store and of what is made at first start"
+)
+STORE_WAIT = Setting(
+    "store-wait", "TSTACK_STORE_WAIT", seconds, "60s", "how long a program waits for the store when it starts"
+)
+STORE = (
+    ETCD_HOSTS, ETCD_CA_FILE, ETCD_CERT_FILE, ETCD_KEY_FILE, ETCD_USERNAME, ETCD_PASSWORD, DATA_DIR, STORE_WAIT
+)  # fmt: skip
+
+# -- certificates -----------------------------------------------------------------------------------------------------
+
+CERTS_DIR = Setting(
+    "certs-dir", "TSTACK_CERTS_DIR", str, "certs", "folder where CA and server certificate are made when there are none"
+)
+CERT_FILE = Setting("certfile", "TSTACK_CERT_FILE", str, "", "server certificate; blank: mqtt.crt in the certs folder")
+KEY_FILE = Setting("keyfile", "TSTACK_KEY_FILE", str, "", "private key of it; blank: mqtt.key in the certs folder")
+CA_FILE = Setting(
+    "cafile", "TSTACK_CA_FILE", str, "", "CA that client certificates must come from; blank: ca.crt in the certs folder"
+)
+BROKER_NAME = Setting(
+    "hostname", "BROKER_NAME", words, "",
+    "names and addresses that devices reach the broker by; the server certificate that is made carries them beside "
+    "localhost and this machine's name",
+)  # fmt: skip
+CERTIFICATES = (CERTS_DIR, CERT_FILE, KEY_FILE, CA_FILE, BROKER_NAME)
+
+# -- logging ----------------------------------------------------------------------------------------------------------
+
+LOG_LEVEL = Setting(
+    "loglevel", "TSTACK_LOG_LEVEL", choice("debug", "info", "warning", "error"), "info", "what is logged"
+)
+LOG_FORMAT = Setting("logformat", "TSTACK_LOG_FORMAT", choice("text", "json"), "text", "how it is logged")
+LOGGING = (LOG_LEVEL, LOG_FORMAT)
+
+# -- tserve -----------------------------------------------------------------------------------------------------------
+
+ADDR = Setting("addr", "TSTACK_ADDR", addresses, "127.0.0.1:1883", "plain TCP listeners; blank: none")
+ADDR_TLS = Setting("addrTls", "TSTACK_ADDR_TLS", addresses, "0.0.0.0:8883", "TLS listeners; blank: none")
+ADDR_ADMIN = Setting(
+    "addrAdmin",
+    "TSTACK_ADDR_ADMIN",
+    addresses,
+    "127.0.0.1:9883",
+    "listeners for /healthz, /readyz and /metrics; blank: none",
+)
+AUTHENTICATION = Setting(
+    "authentication", "TSTACK_AUTHENTICATION", boolean, "true",
+    "false lets everybody in with every right (but $-topics): for tests on a closed machine only",
+)  # fmt: skip
+CLIENT_CERTIFICATE = Setting(
+    "clientcert", "TSTACK_CLIENT_CERTIFICATE", choice("optional", "required", "off"), "optional",
+    "on TLS listeners: optional takes a certificate or a password, required demands a certificate",
+)  # fmt: skip
+
+# -- treg -------------------------------------------------------------------------------------------------------------
+
+REG_KEY = Setting("regkey", "REGISTRATION_KEY", str, "", "the key that a device shows to register", secret=True)
+MQTT_URL = Setting(
+    "mqtturl",
+    "BROKER_URL",
+    str,
+    "tcp://localhost:1883",
+    "broker URL: tcp:// or mqtt:// is plain, ssl:// or mqtts:// is TLS",
+)
+REG_HOST = Setting("host", "TREG_HOST", str, "127.0.0.1", "address that the registration service listens on")
+REG_PORT = Setting("port", "TREG_PORT", port, "8000", "port that the registration service listens on")
+CA_CERT_FILE = Setting(
+    "cacertfile", "TREG_CA_CERT_FILE", str, "",
+    "PEM file that devices get as Ca; blank: ca.crt in the certs folder",
+)  # fmt: skip
+REG_CERT_FILE = Setting("regcertfile", "TREG_CERT_FILE", str, "", "certificate for https; blank: plain http")
+REG_KEY_FILE = Setting("regkeyfile", "TREG_KEY_FILE", str, "", "private key for https")
+REG_BURST = Setting("burst", "TREG_BURST", integer(1, 1_000_000), "5", "registrations that one client may do at once")
+REG_EVERY = Setting("every", "TREG_EVERY", seconds, "20s", "time after which a client may do one more")
+REG_PROXIES = Setting(
+    "proxies", "TREG_PROXIES", words, "", "addresses or networks of proxies whose X-Forwarded-For is believed"
+)
+REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a device's certificate is valid")
+
+# -- clients: tregister, tconsume, tpublish ---------------------------------------------------------------------------
+
+REG_SERVICE = Setting(
+    "regservice", "TREG_URL", str, "http://localhost:8000/register.json", "URL of the registration service"
+)
+DEVICE_TYPE = Setting("devtype", "TSTACK_DEVICE_TYPE", str, "unknown", "what kind of device this is")
+VERIFY_TLS = Setting("verifytls", "TSTACK_VERIFY_TLS", boolean, "true", "check the broker's certificate and name")
+CONFIG_DIR = Setting("config-dir", "TSTACK_CONFIG_DIR", str, "/etc/trafero", "folder of settings.yml and certificates")
+USE_CONFIG = Setting(
+    "useconfig", "TSTACK_USE_CONFIG", str, "",
+    "true: take broker, user and certificates from settings.yml; false: from the flags; "
+    "blank: tpublish true, tconsume false, as ever",
+)  # fmt: skip
+USERNAME = Setting("username", "TSTACK_USERNAME", str, "", "user name")
+PASSWORD = Setting("password", "TSTACK_PASSWORD", str, "", "password", secret=True)
+CA_CRT_FILE = Setting(
+    "cacrtfile", "TSTACK_CA_CRT_FILE", str, "", "CA of the broker; blank: ca.crt in the config folder"
+)
+TLS_CERT_FILE = Setting("tlscertfile", "TSTACK_TLS_CERT_FILE", str, "", "client certificate to show to the broker")
+TLS_KEY_FILE = Setting("tlskeyfile", "TSTACK_TLS_KEY_FILE", str, "", "private key of that client certificate")
+CLIENT = (
+    MQTT_URL, USERNAME, PASSWORD, CA_CRT_FILE, TLS_CERT_FILE, TLS_KEY_FILE, VERIFY_TLS, USE_CONFIG, CONFIG_DIR
+)  # fmt: skip
+
+TOPIC = Setting("topic", "TSTACK_TOPIC", str, "", "topic (tpublish) or topic filter (tconsume; blank: USERNAME/#)")
+CONSUME_TYPE = Setting(
+    "ctype", "TCONSUME_TYPE", choice("", "stdout", "graphite", "influxdb"), "", "where to: stdout, graphite or influxdb"
+)
+GRAPHITE_HOST = Setting("graphitehost", "GRAPHITE_HOST", str, "localhost", "host of Graphite's line receiver")
+GRAPHITE_PORT = Setting("graphiteport", "GRAPHITE_PORT", port, "2003", "port of Graphite's line receiver")
+INFLUX_HOST = Setting("influxhost", "INFLUX_HOST", str, "localhost", "host of InfluxDB")
+INFLUX_PORT = Setting("influxport", "INFLUX_PORT", port, "8086", "port of InfluxDB")
+INFLUX_DATABASE = Setting("influxdatabase", "INFLUX_DATABASE", str, "device", "database, made when it is not there")
+SINK = (CONSUME_TYPE, TOPIC, GRAPHITE_HOST, GRAPHITE_PORT, INFLUX_HOST, INFLUX_PORT, INFLUX_DATABASE)
+
+PAYLOAD = Setting("payload", "TPUBLISH_PAYLOAD", str, "", "what to publish; - reads it from standard input")
+
+# -- tuser ------------------------------------------------------------------------------------------------------------
+
+RIGHTS = Setting("rights", "TUSER_RIGHTS", words, "", "topic filters that the user may publish and subscribe to")
+
+# -- by program -------------------------------------------------------------------------------------------------------
+
+TSERVE: tuple[Setting[Any], ...] = (
+    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, *CERTIFICATES, *STORE, *LOGGING
+)  # fmt: skip
+TREG: tuple[Setting[Any], ...] = (
+    REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
+    REG_VALIDITY, CERTS_DIR, *STORE, *LOGGING,
+)  # fmt: skip
+TREGISTER: tuple[Setting[Any], ...] = (REG_KEY, REG_SERVICE, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR)
+TCONSUME: tuple[Setting[Any], ...] = (*SINK, *CLIENT, *LOGGING)
+TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, *CLIENT, *LOGGING)
+TUSER: tuple[Setting[Any], ...] = (USERNAME, PASSWORD, RIGHTS, CERTS_DIR, *STORE)
+
+PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
+    "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER
+}  # fmt: skip
+
+
+def env_dist() -> str:
+    """The text of `env.dist`: every setting once, commented, with its default and the programs that read it."""
+    readers: dict[Setting[Any], list[str]] = {}
+    for program, settings in PROGRAMS.items():
+        for setting in settings:
+            readers.setdefault(setting, []).append(program)
+    lines = ["# Every setting, with its default. Copy to .env and change what you need.",
+             "# A secret can also be given as a file: NAME_FILE=/run/secrets/name."]  # fmt: skip
+    for setting, programs in readers.items():
+        lines.append("")
+        lines += textwrap.wrap(
+            f"{setting.help} (-{setting.flag} of {', '.join(programs)})", 118,
+            initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False,
+        )  # fmt: skip
+        lines.append(f"#{setting.env}={setting.default}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(env_dist(), end="")

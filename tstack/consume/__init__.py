@@ -1,0 +1,1 @@
+"""Where tconsume sends what it reads: one sink a file."""

@@ -1,0 +1,270 @@
+"""Settings: a flag, else the environment, else the settings file, else the default.
+
+A `Setting` is declared once (`cli/settings.py` holds them all) and everything follows from it: the command line flag, the
+environment variable, the key in the YAML settings file, the help text, the line in `env.dist`. A secret can also be given as
+a file: `-regkey-file PATH` or `REGISTRATION_KEY_FILE=PATH`.
+
+Flags keep the shape of the original tools: one dash or two, `-flag=value` or `-flag value`, booleans as `-flag`,
+`-flag=true` or `-flag=false`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+from tstack.errors import UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting(Generic[T]):
+    """One thing that can be set. `default` is text, as a person would write it; "" stands for "not set"."""
+
+    flag: str
+    env: str
+    parse: Callable[[str], T]
+    default: str
+    help: str
+    secret: bool = False
+
+
+class Values:
+    """The resolved settings of one program: `values[SETTING]` has the type the setting parses to."""
+
+    def __init__(self, values: Mapping[Setting[Any], Any], given: frozenset[Setting[Any]]) -> None:
+        self._values = dict(values)
+        self._given = given
+
+    def __getitem__(self, setting: Setting[T]) -> T:
+        value: T = self._values[setting]
+        return value
+
+    def given(self, setting: Setting[Any]) -> bool:
+        """Was it set by a flag, the environment or the file, rather than left at its default?"""
+        return setting in self._given
+
+    def replaced(self, setting: Setting[T], value: T) -> Values:
+        """The same settings with one of them changed."""
+        return Values({**self._values, setting: value}, self._given | {setting})
+
+
+CONFIG = Setting("config", "TSTACK_CONFIG", str, "", "a YAML file of settings, `flag: value` a line")
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]]) -> None:
+    """Add `-flag`, `--flag` (and `-flag-file` for a secret) for every setting. Values stay text until `resolve`."""
+    for setting in (*settings, CONFIG):
+        kwargs: dict[str, Any] = {"dest": f"setting_{setting.flag}", "default": None, "help": _help(setting)}
+        if setting.parse is boolean:
+            kwargs |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+        else:
+            kwargs["metavar"] = setting.flag.upper().replace("-", "_")
+        parser.add_argument(f"-{setting.flag}", f"--{setting.flag}", **kwargs)
+        if setting.secret:
+            parser.add_argument(
+                f"-{setting.flag}-file",
+                f"--{setting.flag}-file",
+                dest=f"setting_{setting.flag}_file",
+                default=None,
+                metavar="PATH",
+                help=f"read -{setting.flag} from a file",
+            )
+
+
+def resolve(settings: Iterable[Setting[Any]], flags: argparse.Namespace, environ: Mapping[str, str]) -> Values:
+    """Flag, then environment, then file, then default. Raises `UsageError` that names the source of a bad value."""
+    settings = tuple(settings)
+    file = _read_file(_text(CONFIG, flags, environ, {})[0], settings)
+    values: dict[Setting[Any], Any] = {}
+    given: set[Setting[Any]] = set()
+    for setting in settings:
+        text, source = _text(setting, flags, environ, file)
+        if source != "default":
+            given.add(setting)
+        try:
+            values[setting] = setting.parse(text)
+        except (ValueError, UsageError) as error:
+            shown = "" if setting.secret else f" {text!r}"
+            raise UsageError(f"{source}:{shown} {error}", f"it is {setting.help}") from None
+    return Values(values, frozenset(given))
+
+
+def _text(
+    setting: Setting[Any], flags: argparse.Namespace, environ: Mapping[str, str], file: Mapping[str, str]
+) -> tuple[str, str]:
+    """The text of a setting and where it came from."""
+    flag: str | None = getattr(flags, f"setting_{setting.flag}", None)
+    if flag is not None:
+        return flag, f"-{setting.flag}"
+    if setting.secret:
+        path: str | None = getattr(flags, f"setting_{setting.flag}_file", None)
+        if path is not None:
+            return _read_secret(path, f"-{setting.flag}-file"), f"-{setting.flag}-file"
+    if setting.env in environ:
+        return environ[setting.env], setting.env
+    if setting.secret and f"{setting.env}_FILE" in environ:
+        name = f"{setting.env}_FILE"
+        return _read_secret(environ[name], name), name
+    if setting.flag in file:
+        return file[setting.flag], f"settings file, {setting.flag}"
+    return setting.default, "default"
+
+
+def _read_secret(path: str, source: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source}: cannot read {path!r}: {error}", "name a readable text file") from None
+
+
+def _read_file(path: str, settings: tuple[Setting[Any], ...]) -> dict[str, str]:
+    if not path:
+        return {}
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"settings file {path!r}: {error}", "give a readable YAML file") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"settings file {path!r} is not a mapping", "write one `flag: value` a line")
+    known = {setting.flag for setting in settings}
+    unknown = sorted(str(key) for key in data if key not in known)
+    if unknown:
+        raise UsageError(
+            f"settings file {path!r}: unknown setting {unknown[0]!r}", f"known: {', '.join(sorted(known))}"
+        )
+    return {key: _as_text(value) for key, value in data.items()}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _help(setting: Setting[Any]) -> str:
+    default = f"; default {setting.default}" if setting.default else ""
+    return f"{setting.help} [{setting.env}{default}]".replace("%", "%%")
+
+
+# -- what a setting's text can be ---------------------------------------------------------------------------------------
+
+
+def boolean(text: str) -> bool:
+    """true/false, yes/no, on/off, 1/0."""
+    try:
+        return {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "t": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+            "f": False,
+        }[text.strip().lower()]
+    except KeyError:
+        raise ValueError("is neither true nor false") from None
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from `low` to `high`, both included."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError("is not a whole number") from None
+        if not low <= value <= high:
+            raise ValueError(f"is not between {low} and {high}")
+        return value
+
+    return parse
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 lets the system choose."""
+    return integer(0, 65535)(text)
+
+
+def seconds(text: str) -> float:
+    """A duration: `1.5`, `500ms`, `30s`, `5m`, `12h`, `90d`; not negative, at most 100 years."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number = text.strip().rstrip("msdh")
+    unit = text.strip()[len(number) :] or "s"
+    try:
+        value = float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise ValueError("is not a duration such as 500ms, 30s, 5m, 12h or 90d") from None
+    if not 0 <= value <= 100 * 365 * 86400:
+        raise ValueError("is not a duration between 0 and 100 years")
+    return value
+
+
+def size(text: str) -> int:
+    """A size in bytes: `4096`, `64KiB`, `1MiB`, `2GiB`."""
+    units = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    number = text.strip().rstrip("BKMGi")
+    try:
+        value = int(number) * units[text.strip()[len(number) :]]
+    except (ValueError, KeyError):
+        raise ValueError("is not a size such as 4096, 64KiB or 1MiB") from None
+    if value < 0:
+        raise ValueError("is negative")
+    return value
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """One of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"is not one of {', '.join(n for n in names if n)}")
+        return text
+
+    return parse
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Any number of words, separated by white space or commas."""
+    return tuple(text.replace(",", " ").split())
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port to listen on or to connect to; an IPv6 host carries no brackets here."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address(text: str) -> Address:
+    """`127.0.0.1:1883`, `[::1]:8883`, `localhost:1883`, `:1883` (every address)."""
+    host, colon, number = text.strip().rpartition(":")
+    if not colon:
+        raise ValueError("is not an address such as 127.0.0.1:1883")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("is not an address: write an IPv6 host in brackets, as in [::1]:8883")
+    return Address(host or "0.0.0.0", port(number))
+
+
+def addresses(text: str) -> tuple[Address, ...]:
+    """Any number of addresses; none when blank, which switches the listener off."""
+    return tuple(address(word) for word in words(text))

@@ -1,0 +1,1 @@
+"""Keys, certificates, the certificate authority and revocation."""

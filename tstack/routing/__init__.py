@@ -1,0 +1,1 @@
+"""Sessions and fan-out: who gets what. Pure: it leaves bytes on channels, `broker/` carries them."""

@@ -1,0 +1,126 @@
+"""The life of a process: event loop, signals, exit codes, word to systemd.
+
+SIGINT and SIGTERM ask for an orderly stop, a second one ends at once; SIGHUP asks for a reload. Exit codes: 0 done, 1 it could
+not be done, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tstack.errors import Failure, UsageError
+
+log = logging.getLogger("tstack.service")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Life:
+    """What the outside asks of a running program."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._reloads: list[Callable[[], None]] = []
+
+    def stop(self) -> None:
+        """Ask for an orderly stop."""
+        self.stopping.set()
+
+    def on_reload(self, callback: Callable[[], None]) -> None:
+        """Call this on SIGHUP."""
+        self._reloads.append(callback)
+
+    def reload(self) -> None:
+        """Tell everybody who asked."""
+        for callback in self._reloads:
+            callback()
+
+
+def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -> int:
+    """Run `main` on a fresh event loop (uvloop where there is one) and return the exit code.
+
+    A `Failure` becomes its message and hint on standard error. Anything else that escapes is a defect of ours: one line that
+    says so, and the traceback in the log at debug level.
+    """
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_with_signals(main)) or EXIT_OK
+    except Failure as failure:
+        return report(program, failure)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        log.debug("internal error", exc_info=True)
+        return report(
+            program,
+            Failure(
+                f"internal error: {type(error).__name__}: {error}",
+                "this is a defect; run again with -loglevel=debug for the details",
+            ),
+        )
+
+
+def report(program: str, failure: Failure) -> int:
+    """Print a failure for a person and return the exit code that belongs to it."""
+    print(f"{program}: {failure.message}", file=sys.stderr)  # noqa: T201
+    if failure.hint:
+        print(f"{' ' * len(program)}  {failure.hint}", file=sys.stderr)  # noqa: T201
+    return EXIT_USAGE if isinstance(failure, UsageError) else EXIT_FAILED
+
+
+def notify(state: str) -> None:
+    """Tell systemd `READY=1`, `STOPPING=1`, `STATUS=...`; nothing happens where it does not listen (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect("\0" + path[1:] if path.startswith("@") else path)
+        sender.send(state.encode())
+
+
+def spawn(coroutine: Coroutine[Any, Any, None], keep: set[asyncio.Task[None]], name: str) -> asyncio.Task[None]:
+    """A task that is kept from being collected by `keep`, and whose failure is logged rather than lost."""
+    task = asyncio.get_running_loop().create_task(coroutine, name=name)
+    keep.add(task)
+    task.add_done_callback(keep.discard)
+    task.add_done_callback(_log_failure)
+    return task
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed: %s: %s", task.get_name(), type(error).__name__, error, exc_info=error)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _with_signals(main: Callable[[Life], Coroutine[Any, Any, int | None]]) -> int | None:
+    life = Life()
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        if life.stopping.is_set():
+            log.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        log.info("%s: stopping", number.name)
+        life.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ask, number)
+    loop.add_signal_handler(signal.SIGHUP, life.reload)
+    return await main(life)
