@@ -1,0 +1,84 @@
+"""What every program does first: flags, settings, logging; and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tstack
+from tstack import logs, service
+from tstack.cli import settings as declared
+from tstack.env import Setting, Values, add_flags, resolve
+from tstack.errors import Failure, UsageError
+from tstack.store.interface import Store
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the original's flags (`-regkey=...`), no abbreviations, examples at the end of `--help`."""
+
+    def __init__(self, prog: str, description: str, examples: str = "", settings: Iterable[Setting[Any]] = ()) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples}" if examples else None,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_flags(self, settings)
+        self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """Usage errors: what was wrong, where to look, exit code 2."""
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        print(f"{' ' * len(self.prog)}  see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(service.EXIT_USAGE)
+
+
+def start(
+    parser: Parser,
+    settings: Iterable[Setting[Any]],
+    argv: Sequence[str] | None,
+    main: Callable[[Values, argparse.Namespace], int],
+) -> int:
+    """Parse, resolve, set logging up, run `main`; a `Failure` becomes two lines and exit code 1 (2 for usage)."""
+    flags = parser.parse_args(argv)
+    try:
+        values = resolve(settings, flags, os.environ)
+        if declared.LOG_LEVEL in settings:
+            logs.setup(values[declared.LOG_LEVEL], values[declared.LOG_FORMAT])
+        return main(values, flags)
+    except Failure as failure:
+        return service.report(parser.prog, failure)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return service.EXIT_FAILED
+
+
+def open_store(values: Values) -> Store:
+    """The store that the settings name: etcd when there are hosts, else the embedded one. Not opened yet."""
+    hosts = values[declared.ETCD_HOSTS]
+    if not hosts:
+        from tstack.store.embedded import EmbeddedStore
+
+        return EmbeddedStore(Path(values[declared.DATA_DIR]) / "store.db")
+    from tstack.store.etcd import EtcdStore
+
+    return EtcdStore(
+        hosts,
+        ca_file=values[declared.ETCD_CA_FILE],
+        cert_file=values[declared.ETCD_CERT_FILE],
+        key_file=values[declared.ETCD_KEY_FILE],
+        username=values[declared.ETCD_USERNAME],
+        password=values[declared.ETCD_PASSWORD],
+    )
+
+
+def required(values: Values, *settings: Setting[str]) -> None:
+    """Raise `UsageError` for the first of the settings that is blank."""
+    for setting in settings:
+        if not values[setting]:
+            raise UsageError(f"-{setting.flag} is missing", f"it is {setting.help}; or set {setting.env}")
