@@ -1,9 +1,11 @@
-# Every target does the set-up that it needs. `make run` and `make test` are all that a new user has to know.
+# Every target does the set-up that it needs: `make run` and `make test` are all that a new user has to know.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PROJECT := pyproject.toml $(wildcard setup.py)
 
-.PHONY: run test lint bench clean
+.PHONY: run test services lint bench clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/tstack up --data-dir var --certs-dir certs
@@ -11,8 +13,34 @@ run: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp services lint
 	$(BIN)/python -m pytest
 
+# The real services that tests are run against; what cannot be installed is named, and its tests are skipped.
+services:
+	@.ci/services
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp services
+	$(BIN)/python -m tests.bench
+
+# What can be made again. State (var) and certificates (certs) stay.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made.stamp:
+	@.ci/venv "$(PYTHON)" $(VENV)
+	@touch $@
+
+$(VENV)/run.stamp: $(VENV)/made.stamp $(PROJECT)
+	@echo "Installing tstack and what it needs into $(VENV); the first time this takes a minute or two."
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/made.stamp $(PROJECT)
+	@echo "Installing tstack, what it needs and what its tests need into $(VENV); the first time this takes a few minutes."
+	@$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/run.stamp

@@ -1,0 +1,128 @@
+"""The house itself: what is said in two places is the same in both."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tstack
+from tests.processes import ROOT, command, run
+from tstack.cli import settings
+from tstack.env import Setting
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]
+MODULES = sorted((ROOT / "tstack").rglob("*.py"))
+MAX_LINES = 600
+"""Lines in a module at most: past that it has become two."""
+
+
+def declared() -> list[Setting[object]]:
+    return [value for value in vars(settings).values() if isinstance(value, Setting)]
+
+
+def tracked() -> list[Path]:
+    listing = run(["git", "-C", ROOT, "ls-files", "-z"])
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def test_cmd_holds_exactly_the_scripts() -> None:
+    assert sorted(path.name for path in (ROOT / "cmd").iterdir() if path.name != "__pycache__") == sorted(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_an_executable_is_three_lines(name: str) -> None:
+    module, function = SCRIPTS[name].split(":")
+    path = ROOT / "cmd" / name
+    assert path.read_text() == (
+        f"#!/usr/bin/env python3\nfrom {module} import {function}\n\nraise SystemExit({function}())\n"
+    )
+    assert path.stat().st_mode & 0o111 == 0o111
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_an_executable_tells_its_version_and_its_use(name: str) -> None:
+    version = run([*command(name), "--version"])
+    assert (version.returncode, version.stdout.split()[:2]) == (0, [name, tstack.__version__]), version.stderr
+    shown = run([*command(name), "--help"])
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"usage: {name}")
+
+
+def test_env_dist_is_made_from_the_declared_settings() -> None:
+    assert (ROOT / "env.dist").read_text() == settings.env_dist(), "run: python -m tstack.cli.settings > env.dist"
+
+
+def test_every_setting_is_declared_once_and_read_by_a_program() -> None:
+    everything = declared()
+    assert len(everything) > 40
+    read = {setting for program in settings.PROGRAMS.values() for setting in program}
+    assert [setting.flag for setting in everything if setting not in read] == []
+    names = [setting.env for setting in everything]
+    assert sorted(names) == sorted(set(names))
+    for program, those in settings.PROGRAMS.items():
+        flags = [setting.flag for setting in those]
+        assert sorted(flags) == sorted(set(flags)), program
+
+
+def test_every_setting_stands_in_env_dist_once_with_a_word_of_help() -> None:
+    lines = settings.env_dist().splitlines()
+    for setting in declared():
+        at = [number for number, line in enumerate(lines) if re.match(rf"#?{setting.env}=", line)]
+        assert len(at) == 1, setting.env
+        assert lines[at[0] - 1].startswith("# "), setting.env
+        assert setting.help, setting.env
+
+
+def test_every_default_can_be_parsed() -> None:
+    for setting in declared():
+        setting.parse(setting.default)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert PROJECT["project"]["version"] == tstack.__version__
+    assert re.search(
+        rf"^## (Unreleased|\[?{re.escape(tstack.__version__)}\b)", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_what_it_is_for_and_stays_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "it has no docstring"
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    assert [path for path in MODULES if path.stem in {"utils", "util", "helpers", "common", "misc"}] == []
+
+
+def test_no_tracked_file_names_a_place_on_the_machine_it_was_written_on() -> None:
+    places = re.compile(rb"/work/|/home/[a-z]|/root/|/Users/|C:\\\\Users")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked()
+        if path.is_file() and path != Path(__file__)
+        for number, line in enumerate(path.read_bytes().splitlines(), 1)
+        if places.search(line)
+    ]
+    assert found == []
+
+
+def test_no_run_time_output_is_tracked() -> None:
+    names = {str(path.relative_to(ROOT)) for path in tracked()}
+    assert {name for name in names if name.startswith("certs/")} == {"certs/.gitignore", "certs/README.md"}
+    assert not [name for name in names if re.search(r"\.(key|crt|pem|db|pyc|stamp)$|^\.env$|^var/", name)]
+
+
+def test_the_shell_scripts_are_sound() -> None:
+    for path in sorted((ROOT / ".ci").iterdir()):
+        assert path.stat().st_mode & 0o111 == 0o111, path
+        assert subprocess.run(["bash", "-n", path], check=False).returncode == 0, path
