@@ -58,30 +58,45 @@ class Values:
 CONFIG = Setting("config", "TSTACK_CONFIG", str, "", "a YAML file of settings, `flag: value` a line")
 
 
+MAX_SECRET = 64 * 1024
+"""Characters in a secret's file at most: whatever is longer is some other file."""
+
+
 def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]]) -> None:
-    """Add `-flag`, `--flag` (and `-flag-file` for a secret) for every setting. Values stay text until `resolve`."""
+    """Add `-flag`, `--flag` (and `-flag-file` for a secret) for every setting. Values stay text until `resolve`.
+
+    A flag that is not given leaves no mark, so that a sub-command's parser can take the same flags as the one above it.
+    """
     for setting in (*settings, CONFIG):
-        kwargs: dict[str, Any] = {"dest": f"setting_{setting.flag}", "default": None, "help": _help(setting)}
+        kwargs: dict[str, Any] = {"dest": f"setting_{setting.flag}", "help": _help(setting)}
         if setting.parse is boolean:
             kwargs |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         else:
             kwargs["metavar"] = setting.flag.upper().replace("-", "_")
-        parser.add_argument(f"-{setting.flag}", f"--{setting.flag}", **kwargs)
+        parser.add_argument(f"-{setting.flag}", f"--{setting.flag}", default=argparse.SUPPRESS, **kwargs)
         if setting.secret:
             parser.add_argument(
                 f"-{setting.flag}-file",
                 f"--{setting.flag}-file",
                 dest=f"setting_{setting.flag}_file",
-                default=None,
+                default=argparse.SUPPRESS,
                 metavar="PATH",
                 help=f"read -{setting.flag} from a file",
             )
 
 
-def resolve(settings: Iterable[Setting[Any]], flags: argparse.Namespace, environ: Mapping[str, str]) -> Values:
-    """Flag, then environment, then file, then default. Raises `UsageError` that names the source of a bad value."""
+def resolve(
+    settings: Iterable[Setting[Any]],
+    flags: argparse.Namespace,
+    environ: Mapping[str, str],
+    known: Iterable[Setting[Any]] = (),
+) -> Values:
+    """Flag, then environment, then file, then default. Raises `UsageError` that names the source of a bad value.
+
+    The file may also hold the settings in `known`, which other programs read: one file can serve them all.
+    """
     settings = tuple(settings)
-    file = _read_file(_text(CONFIG, flags, environ, {})[0], settings)
+    file = _read_file(_text(CONFIG, flags, environ, {})[0], {setting.flag for setting in (*settings, *known)})
     values: dict[Setting[Any], Any] = {}
     given: set[Setting[Any]] = set()
     for setting in settings:
@@ -89,8 +104,11 @@ def resolve(settings: Iterable[Setting[Any]], flags: argparse.Namespace, environ
         if source != "default":
             given.add(setting)
         try:
+            text.encode()
             values[setting] = setting.parse(text)
-        except (ValueError, UsageError) as error:
+        except UnicodeEncodeError:
+            raise UsageError(f"{source}: is not valid UTF-8", f"it is {setting.help}") from None
+        except ValueError as error:
             shown = "" if setting.secret else f" {text!r}"
             raise UsageError(f"{source}:{shown} {error}", f"it is {setting.help}") from None
     return Values(values, frozenset(given))
@@ -107,11 +125,13 @@ def _text(
         path: str | None = getattr(flags, f"setting_{setting.flag}_file", None)
         if path is not None:
             return _read_secret(path, f"-{setting.flag}-file"), f"-{setting.flag}-file"
+    name = f"{setting.env}_FILE"
+    if (
+        setting.secret and environ.get(name) and not environ.get(setting.env)
+    ):  # a blank secret beside a file is no secret
+        return _read_secret(environ[name], name), name
     if setting.env in environ:
         return environ[setting.env], setting.env
-    if setting.secret and f"{setting.env}_FILE" in environ:
-        name = f"{setting.env}_FILE"
-        return _read_secret(environ[name], name), name
     if setting.flag in file:
         return file[setting.flag], f"settings file, {setting.flag}"
     return setting.default, "default"
@@ -119,37 +139,49 @@ def _text(
 
 def _read_secret(path: str, source: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{source}: cannot read {path!r}: {error}", "name a readable text file") from None
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_SECRET + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{source}: cannot read {path!r}: {_reason(error)}", "name a readable text file") from None
+    if len(text) > MAX_SECRET:
+        raise UsageError(f"{source}: {path!r} is too long for a secret", "name the file that holds it and nothing else")
+    return text.rstrip("\r\n")
 
 
-def _read_file(path: str, settings: tuple[Setting[Any], ...]) -> dict[str, str]:
+def _read_file(path: str, known: set[str]) -> dict[str, str]:
     if not path:
         return {}
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"settings file {path!r}: {error}", "give a readable YAML file") from None
-    if data is None:
+        # Every value as the text it is written as, which is what a setting parses: no octal 0123, no "on" for true.
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 - text only
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"settings file {path!r}: {_reason(error)}", "give a readable YAML file") from None
+    if not data:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"settings file {path!r} is not a mapping", "write one `flag: value` a line")
-    known = {setting.flag for setting in settings}
     unknown = sorted(str(key) for key in data if key not in known)
     if unknown:
         raise UsageError(
             f"settings file {path!r}: unknown setting {unknown[0]!r}", f"known: {', '.join(sorted(known))}"
         )
-    return {key: _as_text(value) for key, value in data.items()}
+    return {key: _as_text(value, f"settings file {path!r}, {key}") for key, value in data.items()}
 
 
-def _as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return " ".join(str(item) for item in value)
-    return "" if value is None else str(value)
+def _as_text(value: object, source: str) -> str:
+    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    if texts != value and [value] != texts:
+        raise UsageError(f"{source}: is neither a text nor a list of texts", "write one `flag: value` a line")
+    return " ".join(texts)
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a file, without quoting from it: there may be a secret on that line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it is not UTF-8 text" if isinstance(error, UnicodeError) else type(error).__name__
 
 
 def _help(setting: Setting[Any]) -> str:
@@ -240,6 +272,11 @@ def choice(*names: str) -> Callable[[str], str]:
 def words(text: str) -> tuple[str, ...]:
     """Any number of words, separated by white space or commas."""
     return tuple(text.replace(",", " ").split())
+
+
+def filters(text: str) -> tuple[str, ...]:
+    """Any number of topic filters, separated by white space; a comma may be part of one."""
+    return tuple(text.split())
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,13 +17,15 @@ from tstack import logs, service
 from tstack.cli import settings as declared
 from tstack.env import Setting, Values, add_flags, resolve
 from tstack.errors import Failure, UsageError
-from tstack.store.interface import Store
+from tstack.store.interface import Store, StoreUnavailable
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with the original's flags (`-regkey=...`), no abbreviations, examples at the end of `--help`."""
 
-    def __init__(self, prog: str, description: str, examples: str = "", settings: Iterable[Setting[Any]] = ()) -> None:
+    def __init__(
+        self, prog: str, description: str = "", examples: str = "", settings: Iterable[Setting[Any]] = ()
+    ) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -30,6 +35,10 @@ class Parser(argparse.ArgumentParser):
         )
         add_flags(self, settings)
         self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__}")
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No guesses: `allow_abbrev` is heeded for two dashes only, and `-cert` would be taken for `-certfile`."""
+        return []
 
     def error(self, message: str) -> NoReturn:
         """Usage errors: what was wrong, where to look, exit code 2."""
@@ -47,7 +56,7 @@ def start(
     """Parse, resolve, set logging up, run `main`; a `Failure` becomes two lines and exit code 1 (2 for usage)."""
     flags = parser.parse_args(argv)
     try:
-        values = resolve(settings, flags, os.environ)
+        values = resolve(settings, flags, os.environ, declared.everything())
         if declared.LOG_LEVEL in settings:
             logs.setup(values[declared.LOG_LEVEL], values[declared.LOG_FORMAT])
         return main(values, flags)
@@ -75,6 +84,46 @@ def open_store(values: Values) -> Store:
         username=values[declared.ETCD_USERNAME],
         password=values[declared.ETCD_PASSWORD],
     )
+
+
+@contextlib.asynccontextmanager
+async def opened(store: Store, patience: float, stopping: asyncio.Event | None = None) -> AsyncIterator[Store]:
+    """The store, open; waits `patience` seconds for one that is down, with a line that says so, and closes it in the end.
+
+    Raises `StoreUnavailable` when it stays down, `StoreError` at once when what answers is no store of ours, `Failure` when
+    `stopping` is set meanwhile.
+    """
+    deadline = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            await store.open()
+            break
+        except StoreUnavailable as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if not told:
+                print(f"waiting up to {patience:.0f} s for the store: {error.message}", file=sys.stderr, flush=True)
+                told = True
+            await _pause(min(1.0, left), stopping)
+    if told:
+        print("the store is there", file=sys.stderr, flush=True)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _pause(seconds: float, stopping: asyncio.Event | None) -> None:
+    if stopping is None:
+        await asyncio.sleep(seconds)
+        return
+    try:
+        await asyncio.wait_for(stopping.wait(), seconds)
+    except TimeoutError:
+        return
+    raise Failure("stopped while waiting for the store")
 
 
 def required(values: Values, *settings: Setting[str]) -> None:

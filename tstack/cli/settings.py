@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from tstack.env import Setting, addresses, boolean, choice, integer, port, seconds, words
+from tstack.env import CONFIG, Setting, addresses, boolean, choice, filters, integer, port, seconds, words
 
 # -- the store --------------------------------------------------------------------------------------------------------
 
@@ -140,7 +140,14 @@ PAYLOAD = Setting("payload", "TPUBLISH_PAYLOAD", str, "", "what to publish; - re
 
 # -- tuser ------------------------------------------------------------------------------------------------------------
 
-RIGHTS = Setting("rights", "TUSER_RIGHTS", words, "", "topic filters that the user may publish and subscribe to")
+# Names of its own, so that what a client is set to use is not what an administrator overwrites by accident.
+USER_NAME = Setting("username", "TUSER_USERNAME", str, "", "user to create, change or show")
+USER_PASSWORD = Setting(
+    "password", "TUSER_PASSWORD", str, "", "its password; - reads it from standard input", secret=True
+)  # fmt: skip
+RIGHTS = Setting(
+    "rights", "TUSER_RIGHTS", filters, "", "topic filters that the user may publish and subscribe to, with spaces between"
+)  # fmt: skip
 
 # -- by program -------------------------------------------------------------------------------------------------------
 
@@ -154,29 +161,52 @@ TREG: tuple[Setting[Any], ...] = (
 TREGISTER: tuple[Setting[Any], ...] = (REG_KEY, REG_SERVICE, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR)
 TCONSUME: tuple[Setting[Any], ...] = (*SINK, *CLIENT, *LOGGING)
 TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, *CLIENT, *LOGGING)
-TUSER: tuple[Setting[Any], ...] = (USERNAME, PASSWORD, RIGHTS, CERTS_DIR, *STORE)
+TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
+
+UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
+"""What `tstack up` and `tstack doctor` can be told: all of the two services'."""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
     "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER
 }  # fmt: skip
 
 
+COMPOSE: dict[str, tuple[str, str]] = {
+    "PUBLISH_ADDRESS": (
+        "127.0.0.1",
+        "where the ports are reachable; 127.0.0.1 is this machine alone, 0.0.0.0 everybody: change the secrets first",
+    ),
+    REG_KEY.env: ("PLEASE_CHANGE_ME_TOO", f"{REG_KEY.help} (-regkey of treg, tregister)"),
+    "CONSUMER_USERNAME": ("consumer", "a user that may read everything, made for consumers such as tconsume"),
+    "CONSUMER_PASSWORD": ("PLEASE_CHANGE_ME", "that user's password"),
+    BROKER_NAME.env: ("localhost", f"{BROKER_NAME.help} (-hostname of tserve)"),
+    MQTT_URL.env: ("ssl://localhost:8883", f"{MQTT_URL.help} (-mqtturl of treg, tconsume, tpublish)"),
+}
+"""What docker-compose.yml takes from `.env`, with the value that it has in `env.dist`."""
+
+
+def everything() -> tuple[Setting[Any], ...]:
+    """Every setting of every program, once."""
+    return tuple(dict.fromkeys(setting for program in PROGRAMS.values() for setting in program))
+
+
 def env_dist() -> str:
-    """The text of `env.dist`: every setting once, commented, with its default and the programs that read it."""
-    readers: dict[Setting[Any], list[str]] = {}
-    for program, settings in PROGRAMS.items():
-        for setting in settings:
-            readers.setdefault(setting, []).append(program)
-    lines = ["# Every setting, with its default. Copy to .env and change what you need.",
-             "# A secret can also be given as a file: NAME_FILE=/run/secrets/name."]  # fmt: skip
-    for setting, programs in readers.items():
-        lines.append("")
-        lines += textwrap.wrap(
-            f"{setting.help} (-{setting.flag} of {', '.join(programs)})", 118,
-            initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False,
-        )  # fmt: skip
-        lines.append(f"#{setting.env}={setting.default}")
+    """The text of `env.dist`: every setting once, with what it is for, its default and the programs that read it."""
+    lines = ["# Copy to .env and change what you need. A secret can also be given as a file: NAME_FILE=/run/secrets/name.", "",
+             "# -- what docker-compose.yml takes from here; it gives its services the rest itself --"]  # fmt: skip
+    for name, (value, help_) in COMPOSE.items():
+        lines += ["", *_comment(help_), f"{name}={value}"]
+    lines += ["", "# -- all other settings, with their defaults --"]
+    for setting in (*everything(), CONFIG):
+        if setting.env not in COMPOSE:
+            readers = [program for program, those in PROGRAMS.items() if setting in those] or ["every program"]
+            lines += ["", *_comment(f"{setting.help} (-{setting.flag} of {', '.join(readers)})")]
+            lines.append(f"#{setting.env}={setting.default}")
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 if __name__ == "__main__":
