@@ -1,0 +1,148 @@
+"""The registration service as a whole: routes, start, stop. It runs alone (`treg`) or beside the broker (`tstack up`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from aiohttp import web
+
+from tstack.env import Address
+from tstack.errors import Failure, UsageError
+from tstack.pki.authority import Authority
+from tstack.registration import errors
+from tstack.registration.clients import Proxies
+from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.health import Health
+from tstack.registration.ratelimit import RateLimit
+from tstack.registration.register import MAX_BODY, Register, Registrar
+from tstack.store.interface import Store
+
+log = logging.getLogger("tstack.registration")
+
+STOP_SECONDS = 5.0
+"""Seconds that requests at work get to end when the service stops."""
+
+TLS_HANDSHAKE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the service is to run. `key` must not be blank; `proxies` are addresses or networks."""
+
+    key: str = field(repr=False)
+    broker_url: str = "tcp://localhost:1883"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 lets the system choose; `Registration.addresses` tells what it chose."""
+    tls: ssl.SSLContext | None = None
+    burst: int = 5
+    """Registrations that one client may do at once."""
+    every: float = 20.0
+    """Seconds after which it may do one more; 0 for no limit."""
+    proxies: Sequence[str] = ()
+    validity: timedelta = timedelta(days=365)
+    """Of the certificates that devices get."""
+
+
+class Registration:
+    """The service. The store is opened and closed by whoever made it."""
+
+    def __init__(self, store: Store, authority: Authority, ca_pem: str, options: Options) -> None:
+        """`ca_pem` is what devices get as `Ca`. Raises `UsageError` for options that make no sense."""
+        if not options.key:
+            raise UsageError("the registration key is blank", "choose a long random one")
+        if options.validity <= timedelta(0):
+            raise UsageError("devices' certificates would not be valid at all", "give a validity such as 365d")
+        self._options = options
+        self._ca_pem = ca_pem
+        self._registrar = Registrar(
+            store, authority, broker_url=options.broker_url, ca_pem=ca_pem, validity=options.validity
+        )
+        self._register = Register(
+            self._registrar,
+            key=options.key,
+            limit=RateLimit(options.burst, options.every),
+            proxies=Proxies(options.proxies),
+        )
+        self._health = Health(store)
+        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """What it listens on; empty when it does not run."""
+        sockets = self._listener.sockets if self._listener is not None else ()
+        return tuple(Address(*socket.getsockname()[:2]) for socket in sockets)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where devices register."""
+        scheme = "https" if self._options.tls else "http"
+        return tuple(f"{scheme}://{address}/register.json" for address in self.addresses)
+
+    async def start(self) -> None:
+        """Listen. Raises `Failure` when it cannot."""
+        self._runner = web.AppRunner(self._app(), shutdown_timeout=STOP_SECONDS)
+        await self._runner.setup()
+        assert self._runner.server is not None
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                Connections(self._runner.server),
+                self._options.host or None,
+                self._options.port,
+                ssl=self._options.tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if self._options.tls else None,
+            )
+        except OSError as error:
+            await self.stop()
+            where = Address(self._options.host, self._options.port)
+            raise Failure(
+                f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}",
+                "choose another -port or -host, or end what listens there",
+            ) from None
+        for url in self.urls:
+            log.info("listening on %s", url)
+
+    async def stop(self) -> None:
+        """Take no more requests, give those at work `STOP_SECONDS` to end, and end. May be called twice."""
+        listener, self._listener = self._listener, None
+        runner, self._runner = self._runner, None
+        if listener is not None:
+            listener.close()
+        if runner is not None:
+            await runner.cleanup()
+        self._registrar.close()
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[_answer_errors])
+        app.on_response_prepare.append(_finish)
+        app.router.add_post("/register.json", self._register)
+        app.router.add_get("/ca.crt", self._ca)
+        app.router.add_get("/healthz", self._health.alive)
+        app.router.add_get("/readyz", self._health.ready)
+        return app
+
+    async def _ca(self, request: web.Request) -> web.Response:
+        """`GET /ca.crt`: the CA that devices check the broker with; no secret."""
+        return web.Response(text=self._ca_pem, content_type="application/pem-certificate-chain")  # RFC 8555 9.1
+
+
+@web.middleware
+async def _answer_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered there
+        return errors.response(error)
+
+
+async def _finish(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+    response.force_close()

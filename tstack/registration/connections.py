@@ -1,0 +1,102 @@
+"""The HTTP connections: how many there may be, how long each may last, and what a malformed request is answered.
+
+A device registers once, so a connection carries one request and has one deadline for all of it: for a client that sends
+nothing, or its headers drop by drop, or does not read what it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from tstack.registration.errors import json_error
+
+MAX_CONNECTIONS = 1000
+"""Connections at once; one more is closed unanswered. TLS connections count from the end of their handshake on."""
+
+CONNECTION_SECONDS = 30.0
+"""Seconds that a connection may last: a slow body, a slow store and a slow reader fit in."""
+
+SERVER = "treg"
+
+HEADERS = {
+    "Server": SERVER,
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer carries; `Server` names no version."""
+
+_http_log = logging.getLogger("tstack.registration.http")
+_http_log.setLevel(logging.CRITICAL)  # aiohttp writes a traceback there for every malformed request of a stranger
+
+
+class Connections:
+    """Makes the protocol of every connection, for `loop.create_server`."""
+
+    def __init__(
+        self, server: web.Server, *, limit: int = MAX_CONNECTIONS, seconds: float = CONNECTION_SECONDS
+    ) -> None:
+        self.server = server
+        self.limit = limit
+        self.seconds = seconds
+        self.open = 0
+
+    def __call__(self) -> asyncio.Protocol:
+        return _Connection(self)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol with a place among the open ones and a deadline."""
+
+    __slots__ = ("_connections", "_counted", "_deadline")
+
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(
+            connections.server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=connections.seconds,
+            logger=_http_log,
+            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to keep none
+            auto_decompress=False,
+        )
+        self._connections = connections
+        self._counted = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        connections = self._connections
+        if connections.open >= connections.limit:
+            transport.abort()
+        else:
+            connections.open += 1
+            self._counted = True
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(connections.seconds, transport.abort)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._counted:
+            self._connections.open -= 1
+            self._counted = False
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is not HTTP at all gets an answer of the usual form, without a word on what runs here."""
+        super().handle_error(request, status, exc, message)
+        response = json_error(status, "this is not a request that can be understood", "speak HTTP/1.1")
+        response.headers.update(HEADERS)
+        response.force_close()
+        return response

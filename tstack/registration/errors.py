@@ -1,0 +1,139 @@
+"""What goes wrong, and what the client is told about it: the one place where an error becomes an HTTP status.
+
+Every error is answered as `{"error": "what was wrong", "hint": "what to do"}`. What we do not know how to name is a 500 that
+says nothing of our insides; the log has the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+
+from tstack.errors import Failure
+from tstack.logs import RateLimited
+
+log = logging.getLogger("tstack.registration")
+
+outages = RateLimited(log, per_second=0.2, burst=5)
+
+OUTAGE_RETRY_SECONDS = 5.0
+"""What a client is told to wait when the store is away: an etcd election or restart is over by then."""
+
+
+class Refusal(Failure):
+    """A request that is not granted. `message` and `hint` go to the client: no secret in them."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the status demands beside the body (RFC 9110)."""
+        return {}
+
+
+class BadRequest(Refusal):
+    """The body is not what it should be."""
+
+
+class WrongKey(Refusal):
+    """The registration key is not ours."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self) -> None:
+        super().__init__("the registration key is wrong", "ask whoever runs the service for the key")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'RegistrationKey realm="treg"'}  # RFC 9110 11.6.1: a 401 names its scheme
+
+
+class TooSlow(Refusal):
+    """The body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TooLarge(Refusal):
+    """The body is larger than anything that a device has to say."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMedia(Refusal):
+    """The body is said to be something else than JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Accept-Post": "application/json"}  # RFC 5789 has it for PATCH, the W3C's LDP for POST
+
+
+class Later(Refusal):
+    """It may be granted after `seconds`."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, message: str, hint: str, seconds: float) -> None:
+        super().__init__(message, hint)
+        self.seconds = seconds
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": str(max(1, math.ceil(self.seconds)))}
+
+
+class TooMany(Later):
+    """The client asks too often."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+def response(error: Exception) -> web.Response:
+    """The answer for any error that a request ends with."""
+    refusal = _refusal(error)
+    return json_error(refusal.status, refusal.message, refusal.hint, refusal.headers)
+
+
+def json_error(status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error as every error of this service looks."""
+    return web.json_response({"error": message, "hint": hint}, status=status, headers=headers)
+
+
+def _refusal(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, web.HTTPException):
+        return _FromHttp(error)
+    if isinstance(error, Failure):  # the store is away, the authority has expired: an operator's to mend
+        outages.log(logging.ERROR, "cannot register devices: %s (%s)", error.message, error.hint)
+        return Later("registration is not possible at the moment", "try again later", OUTAGE_RETRY_SECONDS)
+    log.error("a request failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return _Internal()
+
+
+class _Internal(Refusal):
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self) -> None:
+        super().__init__("internal error", "this is a defect of the service; its log says more")
+
+
+class _FromHttp(Refusal):
+    """What aiohttp itself refuses: unknown paths, wrong methods."""
+
+    _HINTS = {404: "devices register with POST /register.json", 405: "the Allow header names the methods"}  # noqa: RUF012
+
+    def __init__(self, error: web.HTTPException) -> None:
+        super().__init__(error.reason.lower(), self._HINTS.get(error.status, ""))
+        self.status = HTTPStatus(error.status)
+        self._allow = error.headers.get("Allow")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Allow": self._allow} if self._allow else {}
