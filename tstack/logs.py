@@ -10,9 +10,13 @@ import json
 import logging
 import sys
 import time
+from typing import Any
 
 _PLAIN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+}
+"""Control characters, line and paragraph separators, and the marks that turn the direction of what follows."""
 
 
 def clean(text: str, limit: int = 200) -> str:
@@ -22,7 +26,10 @@ def clean(text: str, limit: int = 200) -> str:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Escapes control characters of the message, so that no name with a line feed in it can start a new line."""
+    """Escapes control characters, so that no name with a line feed in it can start a new line.
+
+    A traceback keeps its lines, each behind a bar: the text of an exception may come from outside as well.
+    """
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -31,6 +38,10 @@ class _PlainFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         record.message = record.message.translate(_CONTROL)
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  | {line.translate(_CONTROL)}" for line in lines)
 
 
 class _JsonFormatter(_PlainFormatter):
@@ -45,7 +56,7 @@ class _JsonFormatter(_PlainFormatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
 
 
 def setup(level: str = "info", style: str = "text") -> None:

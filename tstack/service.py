@@ -14,13 +14,20 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from tstack.errors import Failure, UsageError
 
 log = logging.getLogger("tstack.service")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """A stop was asked for before the work was done."""
 
 
 class Life:
@@ -33,6 +40,23 @@ class Life:
     def stop(self) -> None:
         """Ask for an orderly stop."""
         self.stopping.set()
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns; when a stop is asked for first, `work` is cancelled and `Stopped` is raised.
+
+        `run` turns `Stopped` into exit code 130. It is for a tool that does one thing, and for a start that can take long.
+        """
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Stopped
+        finally:
+            for one in (task, stop):
+                one.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
 
     def on_reload(self, callback: Callable[[], None]) -> None:
         """Call this on SIGHUP."""
@@ -47,17 +71,17 @@ class Life:
 def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -> int:
     """Run `main` on a fresh event loop (uvloop where there is one) and return the exit code.
 
-    A `Failure` becomes its message and hint on standard error. Anything else that escapes is a defect of ours: one line that
-    says so, and the traceback in the log at debug level.
+    A `Failure` becomes its message and hint on standard error, also out of a task group, where the first one speaks for all.
+    Anything else that escapes is a defect of ours: one line that says so, and the traceback in the log at debug level.
     """
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_with_signals(main)) or EXIT_OK
-    except Failure as failure:
-        return report(program, failure)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         return EXIT_INTERRUPTED
     except Exception as error:
+        if failure := _failure_in(error):
+            return report(program, failure)
         log.debug("internal error", exc_info=True)
         return report(
             program,
@@ -66,6 +90,14 @@ def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -
                 "this is a defect; run again with -loglevel=debug for the details",
             ),
         )
+
+
+def _failure_in(error: Exception) -> Failure | None:
+    """The first `Failure` of a group that holds nothing else."""
+    if not isinstance(error, ExceptionGroup):
+        return error if isinstance(error, Failure) else None
+    failures = [_failure_in(one) for one in error.exceptions]
+    return failures[0] if all(failures) else None
 
 
 def report(program: str, failure: Failure) -> int:
