@@ -87,7 +87,10 @@ def _is_password(data: bytes) -> bool:
     return 0 < len(data) <= MAX_PASSWORD_BYTES and 0 not in data
 
 
-def _check(password: bytes, hash_: bytes) -> bool:
+def check_password(password: bytes, hash_: bytes) -> bool:
+    """Is this the password behind the hash? Blocks for as long as its cost says; what bcrypt cannot take is False."""
+    if not _is_password(password):
+        return False
     try:
         return bcrypt.checkpw(password, hash_)
     except ValueError:  # "Invalid salt": the right shape, and still none that bcrypt takes
@@ -149,7 +152,7 @@ class Verifier:
 
         # The thread is free when it has finished, not when the one who asked has gone away.
         try:
-            future = self._threads.submit(_check, password, hash_)
+            future = self._threads.submit(check_password, password, hash_)
         except RuntimeError:  # closed meanwhile
             self._free.release()
             raise Busy from None
