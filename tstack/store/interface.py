@@ -11,7 +11,7 @@ unsaid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -27,6 +27,12 @@ MAX_KEY = 512
 
 MAX_CHANGES = 100
 """Changes in one commit at most: etcd takes 128 operations in a transaction."""
+
+MAX_COMMIT = 1_250_000
+"""Bytes of keys and values in one commit at most: etcd's limit of 1.5 MiB, with room for what goes around them."""
+
+MAX_PAGE = 5000
+"""Items in one page at most."""
 
 
 class StoreError(Failure):
@@ -117,6 +123,24 @@ class Lease(ABC):
         """End it now, and with it its keys. Raises `StoreUnavailable`."""
 
 
+class Watch(AsyncIterator[Event | Resync]):
+    """Changes as they come. It ends only by `aclose` (or the store's `close`); waiting for the next one may be cancelled."""
+
+    @property
+    @abstractmethod
+    def stale_since(self) -> float | None:
+        """`time.monotonic()` since when it has not been connected, so that changes may be missing; None while it is."""
+
+    @property
+    @abstractmethod
+    def trouble(self) -> StoreError | None:
+        """Why it is not connected; None while it is, and before the first try has ended."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End it: whoever waits for the next change sees the end. May be called twice, and from another task."""
+
+
 class Store(ABC):
     """A key-value store. Keys are text of 1 to `MAX_KEY` bytes, values are bytes up to `MAX_VALUE`.
 
@@ -145,7 +169,7 @@ class Store(ABC):
     async def range(
         self, prefix: str, *, after: str | None = None, limit: int = 1000, revision: int | None = None
     ) -> Page:
-        """Up to `limit` (1 to 5000) items under `prefix` in key order, behind the key `after`.
+        """Up to `limit` (1 to `MAX_PAGE`) items under `prefix` in key order, behind the key `after`; fewer when they are big.
 
         Pass the first page's `revision` for the next pages, so that all are of one moment. A revision that has been
         compacted raises `StoreError`.
@@ -155,14 +179,15 @@ class Store(ABC):
     async def commit(self, *changes: Change) -> int | None:
         """All of the changes or none: the new revision, or None when an `if_revision` did not hold.
 
-        One key may stand in one change only; 1 to `MAX_CHANGES` changes.
+        One key may stand in one change only; 1 to `MAX_CHANGES` changes of `MAX_COMMIT` bytes together.
         """
 
     @abstractmethod
-    def watch(self, prefix: str, revision: int | None = None) -> AsyncIterator[Event | Resync]:
+    def watch(self, prefix: str, revision: int | None = None) -> Watch:
         """Every change under `prefix` after `revision`, for ever; with None, a `Resync` first.
 
-        It reconnects by itself, with back-off, and never raises `StoreUnavailable`. Close it with `aclose()`.
+        It reconnects by itself, with back-off, and never raises `StoreUnavailable`; a store that refuses it (no right to read
+        the prefix) raises `StoreError` before the first change and is asked again and again after it. Close it with `aclose()`.
         """
 
     @abstractmethod
@@ -205,3 +230,38 @@ def check_key(key: str) -> bytes:
     if not 1 <= len(data) <= MAX_KEY:
         raise ValueError(f"a key of {len(data)} bytes is not between 1 and {MAX_KEY} bytes long")
     return data
+
+
+def check_changes(changes: Sequence[Change]) -> list[bytes]:
+    """The keys' bytes of the changes of one commit. Raises `ValueError` for what `Store.commit` does not take."""
+    if not 1 <= len(changes) <= MAX_CHANGES:
+        raise ValueError(f"a commit of {len(changes)} changes is not between 1 and {MAX_CHANGES}")
+    keys = [check_key(change.key) for change in changes]
+    if len(set(keys)) != len(keys):
+        raise ValueError("a key stands in two changes of one commit")
+    sizes = [len(change.value) if isinstance(change, Put) else 0 for change in changes]
+    if max(sizes) > MAX_VALUE:
+        raise ValueError(f"a value of {max(sizes)} bytes is longer than {MAX_VALUE}")
+    if (total := sum(sizes) + sum(map(len, keys))) > MAX_COMMIT:
+        raise ValueError(f"a commit of {total} bytes is larger than {MAX_COMMIT}")
+    return keys
+
+
+def check_range(prefix: str, limit: int) -> tuple[bytes, bytes | None]:
+    """The first key of a prefix and the first one behind it (None: no end). Raises `ValueError` for a bad prefix or limit."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise ValueError(f"a page of {limit} items is not between 1 and {MAX_PAGE}")
+    data = prefix.encode("utf-8")
+    if len(data) > MAX_KEY:
+        raise ValueError(f"a prefix of {len(data)} bytes is longer than {MAX_KEY}")
+    return data, data[:-1] + bytes([data[-1] + 1]) if data else None  # no byte of UTF-8 is 0xff
+
+
+def key_text(data: bytes) -> str:
+    """A key as text. One that is not UTF-8, which only others can have written, keeps its bytes as lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def key_data(key: str) -> bytes:
+    """The bytes of a key that `key_text` made."""
+    return key.encode("utf-8", "surrogateescape")
