@@ -21,15 +21,16 @@ import yaml
 from tstack.errors import UsageError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Setting(Generic[T]):
+class Setting(Generic[T_co]):
     """One thing that can be set. `default` is text, as a person would write it; "" stands for "not set"."""
 
     flag: str
     env: str
-    parse: Callable[[str], T]
+    parse: Callable[[str], T_co]
     default: str
     help: str
     secret: bool = False

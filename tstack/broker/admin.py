@@ -1,0 +1,64 @@
+"""The admin listener: is it alive, is it ready, what has it counted. Loopback by default; it shows no secrets."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from tstack.broker import listeners, metrics
+from tstack.env import Address
+from tstack.errors import Failure
+
+if TYPE_CHECKING:
+    from tstack.broker.server import Broker
+
+
+class Admin:
+    """`/healthz`, `/readyz` and `/metrics` of one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._runner: web.AppRunner | None = None
+
+    async def listen(self, address: Address) -> Address:
+        """Listen on one more address; the address that it really got. Raises `Failure`."""
+        if self._runner is None:
+            app = web.Application()
+            app.router.add_get("/healthz", self._healthz)
+            app.router.add_get("/readyz", self._readyz)
+            app.router.add_get("/metrics", self._metrics)
+            self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+            await self._runner.setup()
+        site = web.TCPSite(self._runner, address.host, address.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise Failure(
+                f"cannot listen on http://{address}: {listeners.reason(error)}", listeners.hint(error)
+            ) from None
+        return Address(address.host, self._runner.addresses[-1][1])
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """200 `ready`; 200 `degraded` while known users are served from the last snapshot; 503 before and after service."""
+        broker = self._broker
+        if not broker.ready:
+            return web.json_response({"status": "not ready"}, status=503)
+        stale = broker.directory.stale_since if broker.options.authentication else None
+        if stale is not None:
+            reason = f"the store has not answered for {time.monotonic() - stale:.0f} s; known users are served"
+            return web.json_response({"status": "degraded", "reasons": [reason]})
+        return web.json_response({"status": "ready"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=metrics.exposition(self._broker), content_type="text/plain")

@@ -1,0 +1,71 @@
+"""Who a CONNECT is from: by client certificate, else by user name and password."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tstack.identity.directory import Directory, Refused
+from tstack.identity.passwords import Busy
+from tstack.identity.rights import EVERYTHING, Permissions
+from tstack.mqtt.codes import ReasonCode
+from tstack.mqtt.packets import Connect
+from tstack.pki.certificates import peer_name_and_serial
+
+BY_PASSWORD = "password"  # noqa: S105 - a word, not a secret
+"""The `identity` of a session that was opened with a password; others carry the serial of their certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A user, what it may do, and how it proved who it is."""
+
+    user: str
+    permissions: Permissions
+    identity: str
+
+
+class Refusal(Exception):
+    """The CONNECT is not accepted. `code` goes on the wire and says no more than it must; `reason` is for the log."""
+
+    def __init__(self, code: ReasonCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Authenticator:
+    """Answers for one broker. With `check` off, everybody is let in with every right but $-topics."""
+
+    def __init__(self, directory: Directory, check: bool = True) -> None:
+        self._directory = directory
+        self._check = check
+
+    async def identify(self, connect: Connect, certificate: Mapping[str, Any] | None) -> Who:
+        """The user, or `Refusal`. `certificate` is what the TLS layer has verified, as `ssl` shows it."""
+        name = connect.username or ""
+        if not self._check:
+            return Who(name or "anonymous", EVERYTHING, BY_PASSWORD)
+        if certificate:
+            return self._by_certificate(name, certificate)
+        try:
+            user = await self._directory.authenticate(name, connect.password or b"")
+        except Refused as refused:
+            # 3.1.1 and 5.0 have one code for an unknown user and a wrong password: nobody learns which names exist
+            raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, refused.reason) from None
+        except Busy:
+            raise Refusal(ReasonCode.SERVER_BUSY, "busy") from None
+        return Who(user.name, user.permissions, BY_PASSWORD)
+
+    def _by_certificate(self, name: str, certificate: Mapping[str, Any]) -> Who:
+        try:
+            subject, serial = peer_name_and_serial(certificate)
+            if name and name != subject:
+                raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "certificate of another user")
+            user = self._directory.authenticate_certificate(subject, serial)
+        except Refused as refused:
+            raise Refusal(ReasonCode.NOT_AUTHORIZED, refused.reason) from None
+        except ValueError as error:
+            raise Refusal(ReasonCode.NOT_AUTHORIZED, str(error)) from None
+        return Who(user.name, user.permissions, serial)

@@ -1,0 +1,159 @@
+"""A network connection: moves bytes between a transport and a channel, and nothing else.
+
+`data_received` hands everything that was read to the channel in one call and then flushes, once each, the channels that got
+something. A transport whose buffer is full stops being written to; its channel's output waits, within its bounds, until the
+transport says that it has room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from tstack.broker.authentication import Refusal
+from tstack.routing import channel as channels
+from tstack.routing.channel import Channel
+
+if TYPE_CHECKING:
+    from tstack.broker.server import Broker
+
+HIGH_WATER = 256 << 10
+"""Bytes in a transport's own buffer from which on it is not written to: about what one read can bring."""
+
+OWED = 4096
+"""Packets that may wait for a client that does not read, before it is not read from either."""
+
+LINGER = 5.0
+"""Seconds that the last bytes of a closed channel have to get out."""
+
+
+class Connection(asyncio.Protocol):
+    """One accepted connection of one listener."""
+
+    __slots__ = ("_authentication", "_blocked", "_broker", "_linger", "_transport", "channel", "listener")
+
+    def __init__(self, broker: Broker, listener: str) -> None:
+        self._broker = broker
+        self.listener = listener
+        self.channel: Channel | None = None
+        self._transport: asyncio.Transport | None = None
+        self._blocked = False
+        self._authentication: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+
+    # -- called by the event loop ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected (and has shaken hands, on a TLS listener)."""
+        transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
+        self._transport = transport
+        if not self._broker.admit(self):
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        address = transport.get_extra_info("peername")
+        peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        self.channel = Channel(self._broker.router, self, peer)
+        self._broker.router.sessions.opened(self.channel)
+
+    def data_received(self, data: bytes) -> None:
+        """The hot path's first step."""
+        channel = self.channel
+        if channel is None:
+            return
+        channel.receive(data)
+        if channel.state == channels.AUTHENTICATING and self._authentication is None:
+            self._authenticate(channel)
+        self._broker.flush()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
+        self._blocked = False
+        if self.channel is not None and self.channel.state != channels.CLOSED:
+            self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, by whichever side."""
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._authentication is not None:
+            self._authentication.cancel()
+        self._broker.gone(self)
+        if self.channel is not None:
+            self.channel.close("connection lost")
+            self.channel.carrier = None
+            self._broker.flush()
+
+    # -- called for the channel ----------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what the channel has to say, unless the transport is full; then do as its state says."""
+        channel = self.channel
+        transport = self._transport
+        if channel is None or transport is None:
+            return
+        out = channel.out
+        if out and (not self._blocked or channel.state == channels.CLOSED):
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
+            channel.room = self._broker.limits.output
+            if channel.session is not None and channel.session.queue is not None:
+                channel.session.pump()
+        if channel.state == channels.CLOSED:
+            self._close(transport)
+            return
+        unread = (
+            channel.waiting_for is not None
+            or self._authentication is not None
+            or (self._blocked and len(out) > OWED)
+        )  # fmt: skip
+        if unread != (channel.unread_since != 0.0):
+            if unread:
+                channel.unread_since = self._broker.router.now
+                transport.pause_reading()
+            else:
+                channel.unread_since = 0.0
+                transport.resume_reading()
+
+    def abort(self) -> None:
+        """Cut it off without another word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- private -----------------------------------------------------------------------------------------------------------
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        if self._linger is None and not transport.is_closing():
+            self._linger = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+            transport.close()
+
+    def _authenticate(self, channel: Channel) -> None:
+        """Find out who it is, beside the event loop; nothing more is read from this client meanwhile."""
+        certificate = None
+        assert self._transport is not None
+        tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        if tls is not None:
+            certificate = tls.getpeercert()
+        self._authentication = asyncio.get_running_loop().create_task(self._identify(channel, certificate))
+        channel.mark()
+
+    async def _identify(self, channel: Channel, certificate: Mapping[str, Any] | None) -> None:
+        connect = channel.connect
+        assert connect is not None
+        broker = self._broker
+        try:
+            who = await broker.authenticator.identify(connect, certificate)
+        except Refusal as refusal:
+            self._authentication = None
+            broker.refused(channel, connect, refusal)
+        else:
+            self._authentication = None
+            if channel.state != channels.CLOSED:
+                broker.accepted(channel, who)
+        broker.flush()

@@ -1,0 +1,242 @@
+"""The broker: directory, router, listeners and clock, started, run and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tstack.broker import listeners
+from tstack.broker.admin import Admin
+from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
+from tstack.broker.connection import Connection
+from tstack.env import Address
+from tstack.identity.directory import Directory
+from tstack.identity.users import User
+from tstack.logs import RateLimited, clean
+from tstack.mqtt.codes import ReasonCode
+from tstack.mqtt.errors import MqttError
+from tstack.mqtt.packets import Connect
+from tstack.pki.certificates import server_context
+from tstack.routing.channel import Channel
+from tstack.routing.limits import Limits
+from tstack.routing.router import Router
+from tstack.store.interface import Store
+
+log = logging.getLogger("tstack.broker")
+
+TICK = 0.25
+"""Seconds between two looks at the clock: the grain of keep alive, expiry and deadlines."""
+
+STOP_DEADLINE = 5.0
+"""Seconds that connections have to take their last bytes when the broker stops."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the broker listens on and with which certificates."""
+
+    plain: Sequence[Address] = ()
+    tls: Sequence[Address] = ()
+    admin: Sequence[Address] = ()
+    authentication: bool = True
+    client_certificate: Literal["optional", "required", "off"] = "optional"
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    ca_file: Path | None = None
+    store_wait: float = 60.0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Broker:
+    """tserve. `start`, then `stop`; everything between happens in callbacks."""
+
+    def __init__(self, store: Store, options: Options) -> None:
+        self.options = options
+        self.limits = options.limits
+        self.directory = Directory(store, self._user_changed, self._revoked)
+        self.authenticator = Authenticator(self.directory, options.authentication)
+        policy = self.directory if options.authentication else _Everybody()
+        self.router = Router(policy, options.limits, token=secrets.token_hex(8))
+        self.router.on_offence = self._offence
+        self.connections: set[Connection] = set()
+        self.addresses: list[tuple[str, Address]] = []
+        """What is really listened on: scheme and address."""
+        self.ready = False
+        self._empty = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+        self._admin = Admin(self)
+        self._clock: asyncio.TimerHandle | None = None
+        self._quiet = RateLimited(log)
+        self._chatty = RateLimited(log, per_second=50, burst=200)
+
+    # -- life --------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the users, then listen. Raises `Failure` with what is wrong, and leaves nothing half started."""
+        try:
+            listeners.prepare()
+            context = self._context() if self.options.tls else None
+            if self.options.authentication:
+                await self.directory.start(self.options.store_wait)
+            self._tick()
+            for address in self.options.plain:
+                await self._listen("mqtt", address, None)
+            for address in self.options.tls:
+                await self._listen("mqtts", address, context)
+            for address in self.options.admin:
+                self.addresses.append(("http", await self._admin.listen(address)))
+                log.info("listening on http://%s for /healthz, /readyz and /metrics", self.addresses[-1][1])
+        except BaseException:
+            await self.stop()
+            raise
+        self.ready = True
+        if not self.options.authentication:
+            log.warning("authentication is off: everybody may do everything")
+
+    async def _listen(self, scheme: str, address: Address, context: ssl.SSLContext | None) -> None:
+        server, real = await listeners.listen(scheme, address, lambda: Connection(self, scheme), context)
+        self._servers.append(server)
+        self.addresses.append((scheme, real))
+        log.info("listening on %s://%s", scheme, real)
+
+    def _context(self) -> ssl.SSLContext:
+        options = self.options
+        assert options.cert_file is not None
+        assert options.key_file is not None
+        return server_context(options.cert_file, options.key_file, options.ca_file, client=options.client_certificate)
+
+    async def stop(self) -> None:
+        """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
+        self.ready = False
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            if connection.channel is not None:
+                connection.channel.will_wanted = False
+                connection.channel.close("shutting down", ReasonCode.SERVER_SHUTTING_DOWN)
+            else:
+                connection.abort()
+        self.flush()
+        if self.connections:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), STOP_DEADLINE)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._admin.stop()
+        await self.directory.stop()
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.router.now = loop.time()
+        self.router.sessions.tick()
+        self.flush()
+        self._clock = loop.call_later(TICK, self._tick)
+
+    # -- the seam between routing and connections ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what the router left on channels, and let waiting publishers go on, until nothing is left to do."""
+        router = self.router
+        while router.dirty or router.awake:
+            dirty = router.dirty
+            router.dirty = []
+            for channel in dirty:
+                channel.dirty = False
+                if channel.carrier is not None:
+                    channel.carrier.flush()
+            if router.awake:
+                awake = router.awake
+                router.awake = []
+                for channel in awake:
+                    channel.proceed()
+
+    def admit(self, connection: Connection) -> bool:
+        """May one more connection come in?"""
+        if len(self.connections) >= self.limits.connections:
+            self.router.counters.close("too many connections")
+            self._quiet.log(logging.WARNING, "refused a connection: there are %d already", len(self.connections))
+            return False
+        self.connections.add(connection)
+        return True
+
+    def gone(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+        channel = connection.channel
+        if channel is not None and channel.session is not None:
+            session = channel.session
+            self._chatty.log(
+                logging.INFO, "%s (client %s, %s) is gone: %s",
+                session.user, clean(session.client_id), channel.peer, clean(channel.reason) or "connection lost",
+            )  # fmt: skip
+
+    def accepted(self, channel: Channel, who: Who) -> None:
+        """Who it is has been found out."""
+        if self.router.sessions.accept(channel, who.user, who.permissions, who.identity):
+            session = channel.session
+            assert session is not None
+            self._chatty.log(
+                logging.INFO, "%s (client %s) connected from %s", who.user, clean(session.client_id), channel.peer
+            )
+            channel.proceed()
+        else:
+            self._quiet.log(logging.WARNING, "refused %s from %s: %s", who.user, channel.peer, clean(channel.reason))
+
+    def refused(self, channel: Channel, connect: Connect, refusal: Refusal) -> None:
+        """Who it is was not shown well enough."""
+        self.router.sessions.refuse(channel, refusal.code, refusal.reason)
+        self._quiet.log(
+            logging.WARNING, "refused user %s from %s: %s",
+            clean(connect.username or "(none)", 64), channel.peer, refusal.reason,
+        )  # fmt: skip
+
+    def _offence(self, channel: Channel, error: MqttError) -> None:
+        who = channel.session.user if channel.session is not None else "somebody"
+        self._quiet.log(logging.WARNING, "closed %s from %s: %s", who, channel.peer, clean(str(error)))
+
+    # -- live effect of what administrators change ---------------------------------------------------------------------------
+
+    def _user_changed(self, name: str, old: User | None, new: User | None) -> None:
+        sessions = self.router.sessions
+        if new is None or new.deleted:
+            sessions.expel(name, "user deleted", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
+        elif new.disabled:
+            sessions.expel(name, "user disabled", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
+        elif old is not None:
+            if new.password != old.password:
+                sessions.expel(
+                    name, "password changed", ReasonCode.ADMINISTRATIVE_ACTION, forget=False, identity=BY_PASSWORD
+                )
+            if new.kicked != old.kicked:
+                sessions.expel(name, "kicked", ReasonCode.ADMINISTRATIVE_ACTION, forget=False)
+            if new.permissions != old.permissions:
+                sessions.reauthorise(name, new.permissions)
+        self.flush()
+
+    def _revoked(self, serial: str) -> None:
+        """End the connections that were opened with a certificate."""
+        for session in list(self.router.sessions):
+            if session.identity == serial and session.channel is not None:
+                session.channel.close("certificate revoked", ReasonCode.ADMINISTRATIVE_ACTION)
+        self.flush()
+
+
+class _Everybody:
+    """The policy of a broker that does not authenticate."""
+
+    def may_publish(self, user: str, topic: str, /) -> bool:
+        """Yes."""
+        return not topic.startswith("$")

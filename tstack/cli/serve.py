@@ -1,0 +1,68 @@
+"""tserve: the MQTT broker."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from tstack import service
+from tstack.broker.server import Broker, Options
+from tstack.cli import settings as declared
+from tstack.cli.program import Parser, open_store, opened, start
+from tstack.env import Values
+from tstack.errors import UsageError
+from tstack.pki.files import CertsFolder
+
+EXAMPLES = """\
+  tserve -etcdhosts='http://etcd0:2379 http://etcd1:2379'
+  tserve -addr= -addrTls=0.0.0.0:8883 -certfile=mqtt.crt -keyfile=mqtt.key -cafile=ca.crt
+  tserve -addr=127.0.0.1:1883 -addrTls= -data-dir=var     on the embedded store, without TLS"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the broker until it is told to stop."""
+    parser = Parser("tserve", "MQTT broker that authenticates every user against etcd.", EXAMPLES, declared.TSERVE)
+    return start(parser, declared.TSERVE, argv, _run)
+
+
+def _run(values: Values, flags: argparse.Namespace) -> int:
+    if not values[declared.ADDR] and not values[declared.ADDR_TLS]:
+        raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
+    options = broker_options(values)
+    return service.run("tserve", lambda life: _serve(life, values, options))
+
+
+async def _serve(life: service.Life, values: Values, options: Options) -> int:
+    async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
+        broker = Broker(store, options)
+        await broker.start()
+        service.notify("READY=1")
+        await life.stopping.wait()
+        service.notify("STOPPING=1")
+        await broker.stop()
+    return service.EXIT_OK
+
+
+def broker_options(values: Values) -> Options:
+    """What the settings say. Makes CA and server certificate when none are named and there are none. Raises `Failure`."""
+    cert, key, ca = values[declared.CERT_FILE], values[declared.KEY_FILE], values[declared.CA_FILE]
+    if bool(cert) != bool(key):
+        raise UsageError("-certfile and -keyfile go together", "give both, or neither")
+    if values[declared.ADDR_TLS]:
+        folder = CertsFolder(Path(values[declared.CERTS_DIR]))
+        if not cert:
+            folder.prepare(values[declared.BROKER_NAME])
+        cert, key, ca = cert or str(folder.mqtt_crt), key or str(folder.mqtt_key), ca or str(folder.ca_crt)
+    return Options(
+        plain=values[declared.ADDR],
+        tls=values[declared.ADDR_TLS],
+        admin=values[declared.ADDR_ADMIN],
+        authentication=values[declared.AUTHENTICATION],
+        client_certificate=cast("Literal['optional', 'required', 'off']", values[declared.CLIENT_CERTIFICATE]),
+        cert_file=Path(cert) if cert else None,
+        key_file=Path(key) if key else None,
+        ca_file=Path(ca) if ca else None,
+        store_wait=values[declared.STORE_WAIT],
+    )

@@ -1,0 +1,151 @@
+"""tstack: all of it in one process (`tstack up`), and a look at whether a set-up is sound (`tstack doctor`)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from tstack import service
+from tstack.broker.server import Broker
+from tstack.cli import doctor
+from tstack.cli import settings as declared
+from tstack.cli.program import Parser, open_store, opened
+from tstack.cli.program import start as start_program
+from tstack.cli.serve import broker_options
+from tstack.env import Values, address
+from tstack.errors import Failure
+from tstack.pki.files import CertsFolder
+from tstack.registration.app import Options as RegistrationOptions
+from tstack.registration.app import Registration
+
+EXAMPLES = """\
+  tstack up                                   everything on this machine, state in ./var
+  tstack up -port=8001 -addr=127.0.0.1:2883   on other ports
+  tstack doctor                               what is wrong with this set-up?"""
+
+KEY_FILE = "registration.key"
+"""The registration key that was made at the first start, in the data directory."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else ""
+    if command == "up":
+        parser = Parser("tstack up", "The whole stack in one process.", EXAMPLES, declared.UP)
+        return start_program(parser, declared.UP, arguments[1:], _up)
+    if command == "doctor":
+        return doctor.main(arguments[1:])
+    parser = Parser("tstack", "The whole stack in one process.", EXAMPLES)
+    parser.add_argument("command", choices=("up", "doctor"), help="see tstack COMMAND --help")
+    parser.parse_args(arguments)
+    raise AssertionError("argparse has left the program by now")
+
+
+def _up(values: Values, flags: argparse.Namespace) -> int:
+    if not values.given(declared.ADDR_TLS):
+        values = values.replaced(declared.ADDR_TLS, (address("127.0.0.1:8883"),))
+    return service.run("tstack", lambda life: _serve(life, values))
+
+
+async def _serve(life: service.Life, values: Values) -> int:
+    """Store, broker, registration service; stopped in the opposite order."""
+    async with contextlib.AsyncExitStack() as parts:
+        store = await parts.enter_async_context(opened(open_store(values), values[declared.STORE_WAIT], life.stopping))
+        folder = CertsFolder(Path(values[declared.CERTS_DIR]))
+        authority = folder.ensure_authority()
+        broker = Broker(store, broker_options(values))
+        await broker.start()
+        parts.push_async_callback(broker.stop)
+        key, fresh = _registration_key(values)
+        url = values[declared.MQTT_URL] if values.given(declared.MQTT_URL) else _broker_url(broker)
+        registration = Registration(
+            store,
+            authority,
+            authority.ca_pem,
+            RegistrationOptions(
+                key=key,
+                broker_url=url,
+                host=values[declared.REG_HOST],
+                port=values[declared.REG_PORT],
+                burst=values[declared.REG_BURST],
+                every=values[declared.REG_EVERY],
+                proxies=values[declared.REG_PROXIES],
+                validity=timedelta(seconds=values[declared.REG_VALIDITY]),
+            ),
+        )
+        await registration.start()
+        parts.push_async_callback(registration.stop)
+        _greet(values, broker, registration, key, fresh)
+        service.notify("READY=1")
+        await life.stopping.wait()
+        service.notify("STOPPING=1")
+    return service.EXIT_OK
+
+
+def _registration_key(values: Values) -> tuple[str, bool]:
+    """The key that is set, else the one in the data directory, made at the first start; and whether it was made now."""
+    if values[declared.REG_KEY]:
+        return values[declared.REG_KEY], False
+    path = Path(values[declared.DATA_DIR]) / KEY_FILE
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            key = path.read_text(encoding="ascii").strip()
+            if key:
+                return key, False
+        key = secrets.token_urlsafe(24)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(key + "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            f"cannot keep the registration key in {path}: {error}", "make the data directory writable, or give -regkey"
+        ) from None
+    return key, True
+
+
+def _broker_url(broker: Broker) -> str:
+    """What devices are told: TLS when there is a TLS listener."""
+    for wanted, scheme in (("mqtts", "ssl"), ("mqtt", "tcp")):
+        for kind, where in broker.addresses:
+            if kind == wanted:
+                return f"{scheme}://localhost:{where.port}"
+    raise Failure("there is no listener for devices", "give -addr or -addrTls")
+
+
+def _greet(values: Values, broker: Broker, registration: Registration, key: str, fresh: bool) -> None:
+    """Say what is listened on and, at the first start, what to try."""
+    say: list[str] = ["", "tstack is up:"]
+    names = {"mqtt": "MQTT, plain", "mqtts": "MQTT over TLS", "http": "health and metrics"}
+    say += [f"  {names[scheme]:20} {scheme}://{where}" for scheme, where in broker.addresses]
+    say += [f"  {'registration':20} {url}" for url in registration.urls]
+    if fresh:
+        device = Path(values[declared.DATA_DIR]) / "device"
+        folder = f"-config-dir={shlex.quote(str(device))}"
+        say += [
+            "",
+            f"First start. The registration key is {key}",
+            f"(kept in {Path(values[declared.DATA_DIR]) / KEY_FILE}). Try it from another terminal:",
+            "",
+            f"  {_tool('tregister')} -regkey={key} -regservice={registration.urls[0]} {folder}",
+            f"  {_tool('tconsume')} -ctype=stdout -useconfig {folder}",
+            f"  {_tool('tpublish')} {folder} -topic='{{username}}/hello' -payload='hello world'",
+        ]
+    say += ["", "Ctrl-C stops it."]
+    print("\n".join(say), flush=True)
+
+
+def _tool(name: str) -> str:
+    """How to call one of the tools from here: it lies beside this one."""
+    beside = Path(sys.argv[0]).parent / name
+    if beside.exists() and str(beside.parent) not in os.environ.get("PATH", "").split(os.pathsep):
+        return shlex.quote(str(beside))
+    return name

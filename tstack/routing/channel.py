@@ -1,0 +1,619 @@
+"""A channel: the protocol state of one network connection, and the way of a message through the broker.
+
+Bytes go in by `receive`, bytes to send are left in `out`; no socket, clock or task is touched here. Whoever carries the bytes
+(`broker/connection.py`) feeds what has been read and flushes every channel that the router lists as dirty.
+
+The way of a PUBLISH is the hot path, and this is its shape:
+
+* One call handles every packet in what was read.
+* A PUBLISH is not turned into objects: the answer to "may this session publish here, and who receives it" is one look-up of
+  the topic's bytes in `routes`, made by the router and thrown away whenever subscriptions, rights or sessions change.
+* Packets in a row with the same topic are one run. At QoS 0 the bytes that came in are the bytes that go out: a run is one
+  slice, appended once to each receiver.
+* At QoS 1 only the packet identifier is written anew.
+* What needs more (retain, QoS 2, 5.0 properties, receivers of the other version) goes by `_publish_whole`, through a `Message`.
+
+A message that some receiver has no room for is not acknowledged: the channel keeps it, unread bytes and all, and is not read
+from until there is room (`waiting_for`), or until the patience for it is used up and the message is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tstack.mqtt.codes import PacketType, ReasonCode
+from tstack.mqtt.errors import (
+    MalformedError,
+    MqttError,
+    PacketTooLarge,
+    ProtocolViolation,
+    QuotaExceeded,
+    ReceiveMaximumExceeded,
+    TopicAliasInvalid,
+)
+from tstack.mqtt.connect import Connect, refusal
+from tstack.mqtt.packets import (
+    Acknowledgement,
+    Disconnect,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Unsubscribe,
+)
+from tstack.routing.deadlines import Timed
+from tstack.routing.message import Message
+from tstack.routing.session import PUBREL_SENT, Session
+
+if TYPE_CHECKING:
+    from tstack.routing.route import Route
+    from tstack.routing.router import Router
+
+NEW: Final = 0
+"""Nothing has come but, at most, a part of the CONNECT."""
+AUTHENTICATING: Final = 1
+"""The CONNECT is there; who it is and what may be done is being found out elsewhere."""
+OPEN: Final = 2
+CLOSED: Final = 3
+"""Nothing more is read; what is in `out` is still to be sent."""
+
+
+_ACKNOWLEDGEMENTS: Final[dict[int, type[Acknowledgement]]] = {
+    PacketType.PUBACK: PubAck,
+    PacketType.PUBREC: PubRec,
+    PacketType.PUBREL: PubRel,
+    PacketType.PUBCOMP: PubComp,
+}
+
+
+class Carrier(Protocol):
+    """Whoever moves the bytes of a channel."""
+
+    def flush(self) -> None:
+        """Send what is in `out`; close when the channel is closed; read or do not read as `waiting_for` says."""
+        ...
+
+
+class Channel(Timed):
+    """See the module."""
+
+    __slots__ = (
+        "_chunks", "_have", "_need", "aliases", "carrier", "connect", "dirty", "generation", "keep_alive", "last_seen",
+        "out", "peer", "peer_packet_limit", "reason", "refusing", "room", "router", "routes", "session", "state",
+        "unread_since", "version", "waiting_for", "waiting_since", "will_wanted",
+    )  # fmt: skip
+
+    def __init__(self, router: Router, carrier: Carrier | None, peer: str = "") -> None:
+        super().__init__()
+        self.router = router
+        self.carrier = carrier
+        self.peer = peer
+        """The address, for log lines."""
+        self.state = NEW
+        self.version = 4
+        self.connect: Connect | None = None
+        """The CONNECT while it is being judged."""
+        self.session: Session | None = None
+        self.out: list[bytes] = []
+        self.room = router.limits.output
+        """Bytes of messages that may be added to `out` before the next flush: then QoS 0 is dropped, the rest waits."""
+        self.dirty = False
+        self.routes: dict[bytes, Route] = {}
+        self.generation = -1
+        self._chunks: list[bytes] | None = None
+        """Bytes that came in and could not be handled yet; `_need`: handle them when so many are there."""
+        self._have = 0
+        self._need = 0
+        self.keep_alive = 0.0
+        self.last_seen = router.now
+        self.aliases: dict[int, bytes] | None = None
+        self.peer_packet_limit = 0
+        """The client's Maximum Packet Size; 0 for none."""
+        self.waiting_for: Session | None = None
+        self.waiting_since = 0.0
+        self.unread_since = 0.0
+        """Since when the carrier has not read from the client; 0 while it does."""
+        self.refusing = False
+        """The patience for `waiting_for` is used up: refuse the message that still finds no room."""
+        self.will_wanted = True
+        """Is the will to be sent when the connection ends? Not after a DISCONNECT [MQTT-3.14.4-3]."""
+        self.reason = ""
+        """Why the channel was closed, in words, for the log and the counters."""
+
+    # -- bytes in ------------------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Handle what was read. Never raises: an offence closes the channel with the reason code that belongs to it."""
+        self.last_seen = self.router.now
+        self.router.counters.bytes_received += len(data)
+        if self._chunks is not None:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._chunks)
+            self._chunks = None
+        self._feed(data)
+
+    def proceed(self) -> None:
+        """Go on with what was kept: the CONNECT has been accepted, or there is room again."""
+        self.waiting_for = None
+        if self._chunks is not None and self.state != CLOSED:
+            data = b"".join(self._chunks)
+            self._chunks = None
+            self._feed(data)
+        if self.waiting_for is None:
+            self.waiting_since = 0.0
+            self.refusing = False
+            self.mark()
+
+    def _keep(self, data: bytes, pos: int, need: int) -> None:
+        """Keep the bytes from `pos` on, until `need` of them are there."""
+        if pos < len(data):
+            self._chunks = [data[pos:] if pos else data]
+            self._have = len(data) - pos
+            self._need = need
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            if self.state == OPEN and self.waiting_for is None:
+                self._packets(data, 0)
+            elif self.state == NEW:
+                self._first_packet(data)
+            elif self.state != CLOSED:
+                self._keep(data, 0, 1 << 30)
+        except MqttError as error:
+            self.fail(error)
+
+    def _first_packet(self, data: bytes) -> None:
+        """The CONNECT [MQTT-3.1.0-1]: anything else closes the connection on its first byte."""
+        if data[0] != PacketType.CONNECT << 4:
+            raise ProtocolViolation("the first packet is no CONNECT")
+        body, length = _length(data, 0)
+        if length > self.router.limits.packet_before_login:
+            raise PacketTooLarge("the CONNECT is too large")
+        stop = body + length
+        if body == 0 or stop > len(data):
+            self._keep(data, 0, stop if body else len(data) + 1)
+            return
+        try:
+            self.connect = Connect.decode(data[0] & 15, data[body:stop])
+        except MqttError as error:
+            self.out.append(refusal(error))
+            raise
+        self.version = self.connect.version
+        self.state = AUTHENTICATING
+        self._keep(data, stop, 1 << 30)
+
+    def _packets(self, data: bytes, pos: int) -> None:
+        """Every packet in `data` from `pos` on."""
+        router = self.router
+        session = self.session
+        assert session is not None
+        end = len(data)
+        limit = router.limits.packet
+        is_v5 = self.version >= 5
+        if self.generation != router.generation:
+            self.routes.clear()
+            self.generation = router.generation
+        while end - pos >= 2:
+            first = data[pos]
+            length = data[pos + 1]
+            body = pos + 2
+            if length > 127:
+                body, length = _length(data, pos)
+                if not body:
+                    break
+            stop = body + length
+            if stop > end:
+                if length > limit:
+                    raise PacketTooLarge("the packet is too large")
+                self._keep(data, pos, stop - pos)
+                return
+            if first == 0x30 or first == 0x32:
+                text = body + 2
+                if text > stop:
+                    raise MalformedError("PUBLISH without a topic")
+                text += data[body] << 8 | data[body + 1]
+                if text + (first & 2) + is_v5 > stop:
+                    raise MalformedError("PUBLISH ends within its topic")
+                if is_v5 and data[text + (first & 2)]:
+                    self._publish_whole(first, data[body:stop])
+                else:
+                    route = self.routes.get(data[body + 2 : text])
+                    if route is None:
+                        route = self._route(data[body + 2 : text])
+                    if first == 0x30:
+                        stop = self._flow(data, pos, body, text + is_v5, stop, route)
+                    elif route.quick:
+                        self._publish_quick(data, pos, text, stop, route)
+                    else:
+                        self._publish_whole(first, data[body:stop])
+            elif first == 0x40 and length == 2:
+                if not session.acknowledged(data[body:stop]):
+                    self._stray(data[body:stop], "PUBACK")
+            else:
+                if length > limit:
+                    raise PacketTooLarge("the packet is too large")
+                self._packet(first, data[body:stop])
+            if self.state != OPEN:
+                return
+            if self.waiting_for is not None:
+                self._stall(data, pos)
+                return
+            if self.generation != router.generation:
+                self.routes.clear()
+                self.generation = router.generation
+            pos = stop
+        self._keep(data, pos, 2 if end - pos < 2 else end - pos + 1)
+
+    # -- PUBLISH in ------------------------------------------------------------------------------------------------------------
+
+    def _flow(self, data: bytes, pos: int, body: int, text: int, stop: int, route: Route) -> int:
+        """A run of QoS 0 PUBLISH packets of one topic, from `pos`; returns where it ends.
+
+        `text` is where the first one's payload starts. The run goes on while the next packet is whole, of QoS 0, and has the
+        same topic (and, in 5.0, no properties).
+        """
+        end = len(data)
+        head = data[pos:text]
+        field = data[body:text]
+        total = stop - pos
+        count = 1
+        while True:
+            while stop + total <= end and data.startswith(head, stop):
+                stop += total
+                count += 1
+            if end - stop < 2 or data[stop] != 0x30:
+                break
+            length = data[stop + 1]
+            body = stop + 2
+            if length > 127:
+                if body >= end or data[body] > 127:
+                    break
+                length = length & 127 | data[body] << 7
+                body += 1
+            if body + length > end or length < len(field) or not data.startswith(field, body):
+                break
+            total = body + length - stop
+            head = data[stop : body + len(field)]
+            stop = body + length
+            count += 1
+        router = self.router
+        router.counters.messages_received += count
+        if not route.allowed:
+            self._forbidden(route.topic)
+            return stop
+        run = data[pos:stop]
+        size = stop - pos
+        sent = 0
+        dirty = router.dirty
+        for session in route.near:
+            channel = session.channel
+            if channel is None:
+                continue
+            if channel.room >= size:
+                channel.room -= size
+                channel.out.append(run)
+                sent += count
+                if not channel.dirty:
+                    channel.dirty = True
+                    dirty.append(channel)
+            else:
+                router.counters.drop("slow receiver", count)
+        router.counters.messages_sent += sent
+        if route.far or route.special or route.groups:
+            router.spread(run, self, route)
+        return stop
+
+    def _publish_quick(self, data: bytes, pos: int, text: int, stop: int, route: Route) -> None:
+        """A QoS 1 PUBLISH to receivers that need nothing but a packet identifier of their own."""
+        pid = data[text : text + 2]
+        if pid == b"\x00\x00":
+            raise ProtocolViolation("packet identifier 0")  # [MQTT-2.2.1-3]
+        router = self.router
+        if not route.allowed:
+            router.counters.messages_received += 1
+            self._forbidden(route.topic, pid)
+            return
+        for target in route.targets:
+            session = target.session
+            if session.queue is not None and target.qos and not session.has_room():
+                self._no_room(session, 1, pid)
+                return
+        router.counters.messages_received += 1
+        message: Message | None = None
+        flat = b""
+        head = b""
+        tail = b""
+        for target in route.targets:
+            session = target.session
+            channel = session.channel
+            if (
+                channel is None
+                or not target.qos
+                or session.queue is not None
+                or len(session.inflight) >= session.window
+            ):
+                if target.qos:
+                    if message is None:
+                        message = self._plain_message(data, text, stop, route)
+                    session.deliver(message, 1, False, b"")
+                elif channel is not None:
+                    if not flat:
+                        message = message or self._plain_message(data, text, stop, route)
+                        flat = message.packet(self.version, 0x30, b"", b"", router.now)
+                    channel.offer(flat, 1)
+                continue
+            if not head:
+                head = data[pos:text]
+                tail = data[text + 2 : stop]
+            fresh = session.new_pid()
+            packet = head + fresh + tail
+            session.inflight[fresh] = packet
+            channel.room -= len(packet)
+            channel.out.append(packet)
+            router.counters.messages_sent += 1
+            if not channel.dirty:
+                channel.dirty = True
+                router.dirty.append(channel)
+        self.put(b"\x40\x02" + pid)
+
+    def _plain_message(self, data: bytes, text: int, stop: int, route: Route) -> Message:
+        """A QoS 1 message without properties, from its packet."""
+        assert self.session is not None
+        payload = data[text + 2 + (self.version >= 5) : stop]
+        return Message(route.topic_bytes, payload, 1, False, self.session.user)
+
+    def _publish_whole(self, first: int, body: bytes) -> None:
+        """Any PUBLISH: decoded, judged, kept when retained, delivered, answered."""
+        session = self.session
+        router = self.router
+        assert session is not None
+        packet = Publish.decode(first & 15, body, self.version)
+        pid = packet.packet_id.to_bytes(2, "big") if packet.qos else b""
+        if packet.qos == 2 and session.received is not None and pid in session.received:
+            self.put(b"\x50\x02" + pid)  # [MQTT-4.3.3-10]: it came before, and was routed then
+            router.counters.messages_received += 1
+            return
+        topic = packet.topic.encode()
+        if self.version >= 5:
+            topic = self._aliased(packet, topic)
+        route = self.routes.get(topic)
+        if route is None:
+            route = self._route(topic)
+        if not route.allowed:
+            router.counters.messages_received += 1
+            self._forbidden(route.topic, pid, packet.qos)
+            return
+        if packet.qos == 2 and len(session.received or ()) >= router.limits.receive_maximum:
+            # [MQTT-3.3.4-9]; 3.1.1 has no word for it, and the state is bounded as well
+            raise ReceiveMaximumExceeded("too many QoS 2 messages that were not released")
+        message = router.message(packet, topic, session)
+        if packet.qos:
+            full = router.full(route)
+            if full is not None:
+                self._no_room(full, packet.qos, pid)
+                return
+        router.counters.messages_received += 1
+        if packet.retain and not router.retain(message):
+            if self.version >= 5 and packet.qos:
+                self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED)
+                return
+            router.counters.drop("no room for retained")
+        router.deliver(message, route)
+        if packet.qos == 2:
+            if session.received is None:
+                session.received = set()
+            session.received.add(pid)
+        if packet.qos:
+            self._answer(packet.qos, pid, 0)
+
+    def _aliased(self, packet: Publish, topic: bytes) -> bytes:
+        """The topic, by its alias where it was left out [MQTT-3.3.2-7 to -12]."""
+        alias = packet.properties.topic_alias
+        if alias is None:
+            if not topic:
+                raise ProtocolViolation("a PUBLISH has neither topic nor alias")  # [MQTT-3.3.2-8]
+            return topic
+        if alias > self.router.limits.topic_aliases:
+            raise TopicAliasInvalid("the topic alias is above the maximum")
+        if self.aliases is None:
+            self.aliases = {}
+        if topic:
+            self.aliases[alias] = topic
+            return topic
+        if alias not in self.aliases:
+            raise ProtocolViolation("the topic alias was never set")
+        return self.aliases[alias]
+
+    def _answer(self, qos: int, pid: bytes, code: int) -> None:
+        """PUBACK or PUBREC."""
+        kind = b"\x40" if qos == 1 else b"\x50"
+        self.put(kind + b"\x02" + pid if not code else kind + b"\x03" + pid + bytes((code,)))
+
+    def _route(self, topic: bytes) -> Route:
+        """Ask the router, and remember the answer; the memory is bounded by starting anew."""
+        if len(self.routes) >= self.router.limits.routes:
+            self.routes.clear()
+        assert self.session is not None
+        route = self.router.route(topic, self.session)
+        self.routes[topic] = route
+        return route
+
+    def _forbidden(self, topic: str, pid: bytes = b"", qos: int = 1) -> None:
+        """A PUBLISH outside of the user's rights is never acknowledged as if it had been taken [MQTT-3.3.5-2].
+
+        5.0 has a word for it; in 3.1.1, and at QoS 0, the connection is closed.
+        """
+        self.router.counters.publishes_refused += 1
+        if self.version >= 5 and pid:
+            self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED)
+        else:
+            self.fail(MqttError(f"may not publish to {topic}", ReasonCode.NOT_AUTHORIZED))
+
+    def _no_room(self, session: Session, qos: int, pid: bytes) -> None:
+        """A receiver has no room: wait, unless the patience is used up; then refuse, and acknowledge nothing."""
+        if not self.refusing:
+            if session.waiters is None:
+                session.waiters = []
+            session.waiters.append(self)
+            self.waiting_for = session
+            return
+        self.refusing = False
+        self.router.counters.publishes_refused += 1
+        if self.version >= 5:
+            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED)
+        else:
+            self.fail(QuotaExceeded("a receiver has no room for the message"))
+
+    def _stall(self, data: bytes, pos: int) -> None:
+        """Keep the message that waits for room, and what is behind it. Patience starts anew with each message."""
+        if pos or not self.waiting_since:
+            self.waiting_since = self.router.now
+            self.router.sessions.wait_for_room(self)
+        self._keep(data, pos, 1 << 30)
+        self.mark()
+
+    # -- other packets in --------------------------------------------------------------------------------------------------
+
+    def _packet(self, first: int, body: bytes) -> None:
+        """Anything but the quick ones."""
+        kind = first >> 4
+        if kind == PacketType.PUBLISH:
+            self._publish_whole(first, body)
+        elif PacketType.PUBACK <= kind <= PacketType.PUBCOMP:
+            self._acknowledgement(first, body)
+        elif kind == PacketType.SUBSCRIBE:
+            self.router.subscribe(self, Subscribe.decode(first & 15, body, self.version))
+        elif kind == PacketType.UNSUBSCRIBE:
+            self.router.unsubscribe(self, Unsubscribe.decode(first & 15, body, self.version))
+        elif kind == PacketType.PINGREQ:
+            if first & 15 or body:
+                raise MalformedError("a PINGREQ has flags or a body")
+            self.put(b"\xd0\x00")  # [MQTT-3.12.4-1]
+        elif kind == PacketType.DISCONNECT:
+            self._disconnect(Disconnect.decode(first & 15, body, self.version))
+        elif kind == PacketType.CONNECT:
+            raise ProtocolViolation("a second CONNECT")  # [MQTT-3.1.0-2]
+        else:
+            raise ProtocolViolation("a packet that only a server sends, or an unknown one")
+
+    def _acknowledgement(self, first: int, body: bytes) -> None:
+        """PUBACK, PUBREC, PUBREL or PUBCOMP: identifier, then, in 5.0, a reason code and properties."""
+        kind = first >> 4
+        if first & 15 != (2 if kind == PacketType.PUBREL else 0):
+            raise MalformedError("reserved flags are set")
+        if len(body) < 2 or (len(body) > 2 and self.version < 5):
+            raise MalformedError("an acknowledgement of the wrong length")
+        pid = body[:2]
+        if pid == b"\x00\x00":
+            raise ProtocolViolation("packet identifier 0")
+        session = self.session
+        assert session is not None
+        code = 0 if len(body) == 2 else _ACKNOWLEDGEMENTS[kind].decode(first & 15, body, self.version).reason_code
+        if kind == PacketType.PUBACK:
+            if not session.acknowledged(pid):
+                self._stray(pid, "PUBACK")
+        elif kind == PacketType.PUBREC:
+            known = session.taken(pid, code >= 0x80)
+            if code < 0x80:
+                # [MQTT-4.3.3-4]; an identifier that is not known is answered, so that the client can let go of it
+                self.put(b"\x62\x02" + pid if known or self.version < 5 else b"\x62\x03" + pid + b"\x92")
+        elif kind == PacketType.PUBREL:
+            known = session.received is not None and pid in session.received
+            if known and session.received is not None:
+                session.received.discard(pid)
+            self.put(b"\x70\x02" + pid if known or self.version < 5 else b"\x70\x03" + pid + b"\x92")
+        elif not session.completed(pid):
+            self._stray(pid, "PUBCOMP")
+
+    def _stray(self, pid: bytes, name: str) -> None:
+        """An acknowledgement of nothing: harmless where it may be late, an offence where it is for another QoS."""
+        assert self.session is not None
+        if pid == b"\x00\x00":
+            raise ProtocolViolation("packet identifier 0")
+        packet = self.session.inflight.get(pid)
+        if packet is not None and packet != PUBREL_SENT:
+            raise ProtocolViolation(f"{name} for a message of another QoS")
+
+    def _disconnect(self, packet: Disconnect) -> None:
+        """The client goes [MQTT-3.14.4-1]: without its will, unless it asks for it (5.0, 0x04)."""
+        assert self.session is not None
+        expiry = packet.properties.session_expiry_interval if self.version >= 5 else None
+        if expiry is not None:
+            if expiry and not self.session.expiry:
+                raise ProtocolViolation("a session expiry was set that was 0 at CONNECT")  # [MQTT-3.14.2-2]
+            self.session.expiry = min(float(expiry), self.router.limits.session_expiry)
+        self.will_wanted = packet.reason_code == ReasonCode.DISCONNECT_WITH_WILL_MESSAGE
+        self.close("disconnected")
+
+    # -- bytes out ---------------------------------------------------------------------------------------------------------
+
+    def put(self, packet: bytes) -> None:
+        """Send a packet that must not be lost: its number is bounded elsewhere."""
+        self.out.append(packet)
+        if not self.dirty:
+            self.dirty = True
+            self.router.dirty.append(self)
+
+    def offer(self, packet: bytes, count: int) -> None:
+        """Send QoS 0 messages, unless the receiver is too slow: then they are dropped and counted."""
+        size = len(packet)
+        if self.room < size:
+            self.router.counters.drop("slow receiver", count)
+            return
+        if self.peer_packet_limit and size > self.peer_packet_limit:
+            self.router.counters.drop("packet too large for the client", count)
+            return
+        self.room -= size
+        self.router.counters.messages_sent += count
+        self.put(packet)
+
+    def mark(self) -> None:
+        """Have the carrier look at this channel."""
+        if not self.dirty:
+            self.dirty = True
+            self.router.dirty.append(self)
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def fail(self, error: MqttError) -> None:
+        """Close because of an offence, with the code that 5.0 has for it."""
+        self.router.offence(self, error)
+        self.close(str(error), error.code)
+
+    def close(self, reason: str, code: int = 0) -> None:
+        """Close: nothing more is read. A 5.0 client that is connected is told the code, when there is one."""
+        if self.state == CLOSED:
+            return
+        if code and self.version >= 5 and self.state == OPEN:
+            self.out.append(Disconnect(code).encode(self.version))
+        self.state = CLOSED
+        self.reason = reason
+        self._chunks = None
+        self.routes.clear()
+        if code:
+            self.router.counters.close(reason if code < 0x80 else f"0x{code:02x}")
+        self.mark()
+        self.router.sessions.closed(self)
+
+
+def _length(data: bytes, pos: int) -> tuple[int, int]:
+    """Where the variable header starts, and the remaining length; (0, 0) when more bytes are wanted [MQTT-1.5.5-1].
+
+    Raises `MalformedError` for a length of more than four bytes.
+    """
+    length = 0
+    shift = 0
+    for at in range(pos + 1, min(pos + 5, len(data))):
+        byte = data[at]
+        length |= (byte & 127) << shift
+        if byte < 128:
+            return at + 1, length
+        shift += 7
+    if len(data) - pos >= 5:
+        raise MalformedError("the remaining length has more than four bytes")
+    return 0, 0

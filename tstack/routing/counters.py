@@ -1,0 +1,27 @@
+"""What the routing core counts: plain integers, read by the metrics when somebody asks."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """Totals since the start. `dropped` and `refused` are by reason."""
+
+    def __init__(self) -> None:
+        self.bytes_received = 0
+        self.messages_received = 0
+        self.messages_sent = 0
+        self.connections_accepted = 0
+        self.connections_refused = 0
+        self.subscriptions_refused = 0
+        self.publishes_refused = 0
+        self.takeovers = 0
+        self.dropped: dict[str, int] = {}
+        self.closed: dict[str, int] = {}
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count messages that somebody did not get."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def close(self, reason: str) -> None:
+        """Count a connection that was closed by us, by the reason."""
+        self.closed[reason] = self.closed.get(reason, 0) + 1

@@ -1,0 +1,63 @@
+"""A route: the answer to "may this session publish to this topic, and who receives it", made once and looked up after that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tstack.routing.session import Session
+    from tstack.routing.subscriptions import Group, Subscription
+
+
+class Target:
+    """One receiver: its session, the greatest QoS of its matching subscriptions, and what 5.0 wants said."""
+
+    __slots__ = ("identifiers", "qos", "retain_as_published", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.qos = 0
+        self.retain_as_published = False
+        self.identifiers = b""
+
+    def add(self, subscription: Subscription) -> None:
+        """One more matching subscription of the session [MQTT-3.3.4-2, MQTT-3.3.4-3]."""
+        self.qos = max(self.qos, subscription.qos)
+        self.retain_as_published = self.retain_as_published or subscription.retain_as_published
+        self.identifiers += subscription.identifier_bytes
+
+
+class Route:
+    """Who receives a topic of one publishing session. Good until the router's generation changes."""
+
+    __slots__ = ("allowed", "far", "groups", "near", "quick", "special", "targets", "topic", "topic_bytes")
+
+    def __init__(self, topic: str, topic_bytes: bytes, allowed: bool) -> None:
+        self.topic = topic
+        self.topic_bytes = topic_bytes
+        self.allowed = allowed
+        self.targets: list[Target] = []
+        """All receivers but those of shared subscriptions."""
+        self.groups: list[Group] = []
+        """Shared subscriptions: one member of each receives."""
+        self.near: list[Session] = []
+        """Receivers that take a QoS 0 PUBLISH of the publisher as it is, to the byte."""
+        self.far: list[Session] = []
+        """Receivers that need it in the other protocol version, and nothing else."""
+        self.special: list[Target] = []
+        """Receivers that need it written for them."""
+        self.quick = True
+        """Can a QoS 1 PUBLISH go by the quick way: are there only near receivers?"""
+
+    def sort(self, is_v5: bool) -> None:
+        """Sort the targets by what a QoS 0 PUBLISH of the publisher needs to become for them."""
+        for target in self.targets:
+            session = target.session
+            channel = session.channel
+            if target.identifiers or (channel is not None and channel.peer_packet_limit):
+                self.special.append(target)
+            elif (session.version >= 5) == is_v5:
+                self.near.append(session)
+            else:
+                self.far.append(session)
+        self.quick = not (self.far or self.special or self.groups)

@@ -1,0 +1,299 @@
+"""The router: from a topic to its receivers.
+
+It is pure: it reads no clock (`now` is set by whoever drives it) and touches no socket. It leaves bytes on channels and lists
+them in `dirty`; publishers that may go on are listed in `awake`. Whoever calls into it flushes the one and proceeds with the
+other afterwards.
+
+`generation` is the number that every remembered route depends on. It changes with every change of subscriptions, rights or
+protocol version of a session; channels compare it before they trust what they remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from tstack.mqtt import topics
+from tstack.mqtt.codes import ReasonCode
+from tstack.mqtt.errors import MalformedError, MqttError
+from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
+from tstack.mqtt.properties import Properties
+from tstack.routing.counters import Counters
+from tstack.routing.limits import Limits
+from tstack.routing.message import Message, varint
+from tstack.routing.retained import Retained
+from tstack.routing.route import Route, Target
+from tstack.routing.sessions import Sessions
+from tstack.routing.subscriptions import Subscription, SubscriptionTree
+
+if TYPE_CHECKING:
+    from tstack.routing.channel import Channel
+    from tstack.routing.session import Session
+
+
+class Policy(Protocol):
+    """Asked about users that need not be connected: the owners of retained messages and of wills."""
+
+    def may_publish(self, user: str, topic: str, /) -> bool:
+        """May the user publish to the topic now? False for a user that is gone or disabled."""
+        ...
+
+
+class Router:
+    """See the module."""
+
+    def __init__(self, policy: Policy, limits: Limits | None = None, token: str = "") -> None:
+        self.policy = policy
+        self.limits = limits if limits is not None else Limits()
+        self.counters = Counters()
+        self.now = 0.0
+        """Seconds on a clock that only goes forward; set before anything else is called."""
+        self.generation = 0
+        self.dirty: list[Channel] = []
+        self.awake: list[Channel] = []
+        self.retained = Retained(self.limits)
+        self.tree = SubscriptionTree()
+        self.sessions = Sessions(self, token)
+        self.on_interest: Callable[[str, bool], None] | None = None
+        """Told when a topic filter gets its first subscription (True) and loses its last one (False)."""
+        self.on_offence: Callable[[Channel, MqttError], None] | None = None
+        """Told when a channel is closed because of what its client did."""
+
+    # -- routes ------------------------------------------------------------------------------------------------------------
+
+    def route(self, topic: bytes, session: Session) -> Route:
+        """Who receives a topic name published by a session. Raises `MqttError` for what is no topic name [MQTT-3.3.2-2]."""
+        try:
+            text = topic.decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedError("the topic name is not UTF-8") from None
+        if len(topic) > self.limits.topic_bytes:
+            raise MqttError("the topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
+        topics.check_topic(text, self.limits.topic_levels)
+        allowed = session.permissions.may_publish(text) and not text.startswith("$SYS")
+        route = Route(text, topic, allowed)
+        if allowed:
+            self._find(route, session)
+        route.sort(session.version >= 5)
+        return route
+
+    def _find(self, route: Route, publisher: Session | None) -> None:
+        found = self.tree.match(route.topic)
+        targets: dict[Session, Target] = {}
+        for subscription in found.subscriptions:
+            session = subscription.session
+            if subscription.no_local and session is publisher:
+                continue  # [MQTT-3.8.3-3]
+            target = targets.get(session)
+            if target is None:
+                target = targets[session] = Target(session)
+            target.add(subscription)
+        route.targets = list(targets.values())
+        route.groups = found.groups
+
+    def full(self, route: Route) -> Session | None:
+        """A receiver that has no room for one more QoS 1 or 2 message, or None."""
+        for target in route.targets:
+            if target.qos and target.session.queue is not None and not target.session.has_room():
+                return target.session
+        return None
+
+    # -- messages ----------------------------------------------------------------------------------------------------------
+
+    def message(self, packet: Publish, topic: bytes, publisher: Session) -> Message:
+        """The message of a decoded PUBLISH. What travels with it is kept as bytes [MQTT-3.3.2-17, -18, -20]."""
+        sent = packet.properties
+        expires = 0.0
+        properties = b""
+        if publisher.version >= 5 and not sent.is_empty():
+            expiry = sent.message_expiry_interval
+            if expiry is not None:
+                # [MQTT-3.3.2-5] an interval of 0 is over at once; a clock at 0 must not look like "never"
+                expires = max(self.now + expiry, 1e-9)
+            kept = Properties()
+            kept.payload_format_indicator = sent.payload_format_indicator
+            kept.content_type = sent.content_type
+            kept.response_topic = sent.response_topic
+            kept.correlation_data = sent.correlation_data
+            kept.user_properties = sent.user_properties
+            properties = kept.encode_fields()
+        return Message(topic, packet.payload, packet.qos, packet.retain, publisher.user, properties, expires)
+
+    def publish(self, message: Message, publisher: Session | None = None) -> None:
+        """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
+        route = Route(message.topic.decode(), message.topic, True)
+        self._find(route, publisher)
+        if message.retain:
+            self.retain(message)
+        self.deliver(message, route)
+
+    def deliver(self, message: Message, route: Route) -> None:
+        """To every receiver at the lower of the two QoS [MQTT-3.8.4-8]; to one member of each shared subscription."""
+        for target in route.targets:
+            self._deliver(message, target.session, target.qos, target.retain_as_published, target.identifiers)
+        for group in route.groups:
+            self._deliver_shared(message, group.choose(message.qos))
+
+    def _deliver_shared(self, message: Message, member: Subscription | None) -> None:
+        if member is None:
+            self.counters.drop("no member of the shared subscription")
+            return
+        self._deliver(message, member.session, member.qos, member.retain_as_published, member.identifier_bytes)
+
+    def _deliver(
+        self, message: Message, session: Session, granted: int, as_published: bool, identifiers: bytes
+    ) -> None:
+        qos = min(message.qos, granted)
+        retain = as_published and message.retain
+        channel = session.channel
+        if qos:
+            if session.queue is not None and not session.has_room():
+                # only messages that nobody waits to have acknowledged come this far: wills and the broker's own
+                self.counters.drop("queue full")
+                return
+            session.deliver(message, qos, retain, identifiers)
+        elif channel is not None:
+            packet = message.packet(session.version, 0x31 if retain else 0x30, b"", identifiers, self.now)
+            channel.offer(packet, 1)
+
+    def spread(self, run: bytes, publisher: Channel, route: Route) -> None:
+        """A run of QoS 0 PUBLISH packets to those receivers that cannot take it as it is."""
+        pos = 0
+        while pos < len(run):
+            body = pos + 1
+            length = 0
+            shift = 0
+            while True:
+                byte = run[body]
+                body += 1
+                length |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            pos = body + length
+            start = body + 2 + len(route.topic_bytes) + (publisher.version >= 5)
+            assert publisher.session is not None
+            message = Message(route.topic_bytes, run[start:pos], 0, False, publisher.session.user)
+            if route.far:
+                packet = message.packet(4 if publisher.version >= 5 else 5, 0x30, b"", b"", 0.0)
+                for session in route.far:
+                    if session.channel is not None:
+                        session.channel.offer(packet, 1)
+            for target in route.special:
+                self._deliver(message, target.session, 0, False, target.identifiers)
+            for group in route.groups:
+                self._deliver_shared(message, group.choose(0))
+
+    def retain(self, message: Message) -> bool:
+        """Keep as the retained message of its topic [MQTT-3.3.1-5]; False when there is no room."""
+        return self.retained.store(message)
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------------
+
+    def subscribe(self, channel: Channel, packet: Subscribe) -> None:
+        """SUBSCRIBE: judge each filter, answer with SUBACK, then send the retained messages [MQTT-3.8.4-1]."""
+        session = channel.session
+        assert session is not None
+        identifier = b""
+        if channel.version >= 5 and packet.properties.subscription_identifiers:
+            identifier = b"\x0b" + varint(packet.properties.subscription_identifiers[0])
+        codes: list[int] = []
+        retained: list[Subscription] = []
+        for request in packet.requests:
+            is_new = request.filter not in session.subscriptions
+            try:
+                subscription = self._judge(session, request, identifier, is_new)
+            except MqttError as error:
+                if channel.version >= 5:
+                    codes.append(error.code)
+                    self.counters.subscriptions_refused += 1
+                    continue
+                if error.code != ReasonCode.NOT_AUTHORIZED and error.code != ReasonCode.QUOTA_EXCEEDED:
+                    raise
+                codes.append(0x80)
+                self.counters.subscriptions_refused += 1
+                continue
+            self._add(session, request.filter, subscription)
+            codes.append(subscription.qos)
+            if not subscription.group and (request.retain_handling == 0 or (request.retain_handling == 1 and is_new)):
+                retained.append(subscription)  # [MQTT-3.3.1-9, -10, -11]
+        properties = b"\x00" if channel.version >= 5 else b""
+        pid = packet.packet_id.to_bytes(2, "big")
+        body = pid + properties + bytes(codes)
+        channel.put(b"\x90" + varint(len(body)) + body)
+        for subscription in retained:
+            self._send_retained(session, subscription)
+
+    def _judge(self, session: Session, request: SubscriptionRequest, identifier: bytes, is_new: bool) -> Subscription:
+        """The subscription that is granted. Raises `MqttError` with the code of the refusal."""
+        filter_ = request.filter
+        if len(filter_) > self.limits.topic_bytes:
+            raise MqttError("the topic filter is too long", ReasonCode.TOPIC_FILTER_INVALID)
+        topics.check_filter(filter_, self.limits.topic_levels)
+        group, plain = topics.split_shared(filter_)
+        if group is not None and request.no_local:
+            raise MqttError("no local on a shared subscription", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.8.3-4]
+        if not session.permissions.may_subscribe(filter_):
+            raise MqttError(f"may not subscribe to {filter_}", ReasonCode.NOT_AUTHORIZED)
+        if is_new and len(session.subscriptions) >= self.limits.subscriptions:
+            raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)
+        return Subscription(
+            session, plain, request.qos, group or "", request.no_local, request.retain_as_published, identifier
+        )
+
+    def _add(self, session: Session, name: str, subscription: Subscription) -> None:
+        session.subscriptions[name] = subscription
+        first = self.tree.add(subscription)
+        self.generation += 1
+        if first and self.on_interest is not None:
+            self.on_interest(subscription.filter, True)
+
+    def drop_subscription(self, session: Session, name: str) -> bool:
+        """Remove one of a session's subscriptions, named as the client wrote it. False when there is none."""
+        subscription = session.subscriptions.pop(name, None)
+        if subscription is None:
+            return False
+        last = self.tree.remove(subscription)
+        self.generation += 1
+        if last and self.on_interest is not None:
+            self.on_interest(subscription.filter, False)
+        return True
+
+    def _send_retained(self, session: Session, subscription: Subscription) -> None:
+        """The retained messages of a new subscription, with RETAIN set [MQTT-3.3.1-6, -8]."""
+        for message in self.retained.match(subscription.filter):
+            topic = message.topic.decode()
+            if message.expires and message.expires <= self.now:
+                self.retained.remove(topic)
+                continue
+            if message.user and not self.policy.may_publish(message.user, topic):
+                # whoever left it here may not speak here any more
+                self.retained.remove(topic)
+                self.counters.drop("rights")
+                continue
+            if not session.permissions.may_receive(topic):
+                continue
+            qos = min(message.qos, subscription.qos)
+            if qos and session.has_room():
+                session.deliver(message, qos, True, subscription.identifier_bytes)
+            elif session.channel is not None:
+                packet = message.packet(session.version, 0x31, b"", subscription.identifier_bytes, self.now)
+                session.channel.offer(packet, 1)
+
+    def unsubscribe(self, channel: Channel, packet: Unsubscribe) -> None:
+        """UNSUBSCRIBE and its answer [MQTT-3.10.4-4]."""
+        session = channel.session
+        assert session is not None
+        codes = bytearray()
+        for filter_ in packet.filters:
+            known = self.drop_subscription(session, filter_)
+            codes.append(0 if known else ReasonCode.NO_SUBSCRIPTION_EXISTED)
+        body = packet.packet_id.to_bytes(2, "big")
+        if channel.version >= 5:
+            body += b"\x00" + bytes(codes)
+        channel.put(b"\xb0" + varint(len(body)) + body)
+
+    def offence(self, channel: Channel, error: MqttError) -> None:
+        """A client did what it must not do."""
+        if self.on_offence is not None:
+            self.on_offence(channel, error)

@@ -1,0 +1,270 @@
+"""A session: what the broker remembers for one client identifier of one user [MQTT-3.1.2.4, 5.0: 4.1].
+
+A session belongs to (user, client identifier): another user who comes with the same client identifier gets a session of its
+own and never this one's subscriptions, queue or will. What goes out at QoS 1 and 2 is in `inflight` (sent, not acknowledged) or
+in `queue` (waiting for a place in flight, or for the client to come back).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from tstack.routing.deadlines import Timed
+from tstack.routing.limits import Limits
+from tstack.routing.message import U16, Message, publish_head
+
+if TYPE_CHECKING:
+    from tstack.routing.channel import Channel
+    from tstack.routing.router import Router
+    from tstack.routing.subscriptions import Subscription
+
+
+class Permissions(Protocol):
+    """What a user may do; answered without asking anybody else."""
+
+    def may_publish(self, topic: str, /) -> bool:
+        """May the user publish to this topic name?"""
+        ...
+
+    def may_subscribe(self, filter_: str, /) -> bool:
+        """Is everything that the topic filter can match within the user's rights?"""
+        ...
+
+    def may_receive(self, topic: str, /) -> bool:
+        """May the user be given a message of this topic name?"""
+        ...
+
+
+PUBREL_SENT = b""
+"""What stands in `inflight` for a QoS 2 message that the receiver has taken: only the release is owed."""
+
+
+class Pending:
+    """A message that waits in a session's queue, and how it is to be sent: `first` is the PUBLISH's first byte."""
+
+    __slots__ = ("first", "identifiers", "message")
+
+    def __init__(self, message: Message, first: int, identifiers: bytes) -> None:
+        self.message = message
+        self.first = first
+        self.identifiers = identifiers
+
+
+class Session(Timed):
+    """See the module. Everything here is plain state; `Channel` and `Router` drive it."""
+
+    __slots__ = (
+        "_next", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "permissions", "queue",
+        "queued_bytes", "received", "router", "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
+        super().__init__()
+        self.router = router
+        self.limits: Limits = router.limits
+        self.user = user
+        self.client_id = client_id
+        self.identity = ""
+        """How the user proved who it is, to end the session when that is no longer good: "password" or a serial."""
+        self.permissions = permissions
+        self.version = 4
+        self.channel: Channel | None = None
+        self.expiry = 0.0
+        """Seconds that the session is kept without a connection; 0: it ends with the connection."""
+        self.expires_at = 0.0
+        self.subscriptions: dict[str, Subscription] = {}
+        """By topic filter as the client wrote it, `$share/...` included."""
+        self.window = 0
+        self._next = 0
+        self.inflight: dict[bytes, bytes] = {}
+        """Packet identifier to the PUBLISH that was sent, oldest first; `PUBREL_SENT` after a PUBREC."""
+        self.queue: deque[Pending] | None = None
+        self.queued_bytes = 0
+        self.received: set[bytes] | None = None
+        """Packet identifiers of QoS 2 messages that came in and were routed, until their PUBREL [MQTT-4.3.3-2]."""
+        self.will: Message | None = None
+        self.will_delay = 0.0
+        self.will_at = 0.0
+        self.waiters: list[Channel] | None = None
+        """Publishers that wait for room in the queue."""
+
+    def __repr__(self) -> str:
+        state = "connected" if self.channel is not None else "away"
+        return f"<Session {self.user}/{self.client_id} {state} inflight={len(self.inflight)} queue={len(self.queue or ())}>"
+
+    def has_window(self) -> bool:
+        """Can one more message be sent right now?"""
+        channel = self.channel
+        return channel is not None and self.queue is None and len(self.inflight) < self.window and channel.room > 0
+
+    def has_room(self) -> bool:
+        """Can one more message be sent or queued?"""
+        if self.queue is None:
+            return True
+        return len(self.queue) < self.limits.queue_messages and self.queued_bytes < self.limits.queue_bytes
+
+    # -- messages to the client ------------------------------------------------------------------------------------------
+
+    def deliver(self, message: Message, qos: int, retain: bool, identifiers: bytes) -> None:
+        """Send or queue a message at QoS 1 or 2. The caller has seen to it that there is room."""
+        first = 0x30 | qos << 1 | (1 if retain else 0)
+        channel = self.channel
+        if channel is not None and self.has_window():
+            self._send(channel, message, first, identifiers)
+            return
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(Pending(message, first, identifiers))
+        self.queued_bytes += message.size
+
+    def _send(self, channel: Channel, message: Message, first: int, identifiers: bytes) -> None:
+        pid = self.new_pid()
+        packet = message.packet(self.version, first, pid, identifiers, self.router.now)
+        if channel.peer_packet_limit and len(packet) > channel.peer_packet_limit:
+            # [MQTT-3.1.2-25] what the client cannot take is treated as delivered
+            self.router.counters.drop("packet too large for the client")
+            return
+        self.inflight[pid] = packet
+        channel.room -= len(packet)
+        channel.put(packet)
+        self.router.counters.messages_sent += 1
+
+    def new_pid(self) -> bytes:
+        """A packet identifier that is not in use [MQTT-2.2.1-4], as its two bytes."""
+        number = self._next
+        while True:
+            number = number + 1 if number < 65535 else 1
+            pid = U16[number]
+            if pid not in self.inflight:
+                self._next = number
+                return pid
+
+    def pump(self) -> None:
+        """Send what waits, as far as the window allows, and wake publishers when there is room again."""
+        queue = self.queue
+        channel = self.channel
+        if queue is not None and channel is not None:
+            now = self.router.now
+            while queue and len(self.inflight) < self.window and channel.room > 0:
+                pending = queue.popleft()
+                message = pending.message
+                self.queued_bytes -= message.size
+                if message.expires and message.expires <= now:
+                    self.router.counters.drop("expired")
+                    continue
+                self._send(channel, message, pending.first, pending.identifiers)
+            if not queue:
+                self.queue = None
+        if self.waiters is not None and self.has_room():
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the publishers that wait for room try again."""
+        waiters, self.waiters = self.waiters, None
+        if waiters is not None:
+            self.router.awake.extend(waiters)
+
+    # -- acknowledgements from the client ----------------------------------------------------------------------------------
+
+    def acknowledged(self, pid: bytes) -> bool:
+        """PUBACK: forget the QoS 1 message [MQTT-4.3.2]. False when it is not for a QoS 1 message in flight."""
+        packet = self.inflight.get(pid)
+        if packet is None or not packet or packet[0] & 0x06 != 0x02:
+            return False
+        del self.inflight[pid]
+        if self.queue is not None or self.waiters is not None:
+            self.pump()
+        return True
+
+    def taken(self, pid: bytes, refused: bool) -> bool:
+        """PUBREC: the QoS 2 message has arrived, only the release is owed; or the client refused it [MQTT-4.3.3]."""
+        packet = self.inflight.get(pid)
+        if packet is None or (packet and packet[0] & 0x06 != 0x04):
+            return False
+        if refused:
+            del self.inflight[pid]
+            self.pump()
+        else:
+            self.inflight[pid] = PUBREL_SENT
+        return True
+
+    def completed(self, pid: bytes) -> bool:
+        """PUBCOMP: the QoS 2 message is done [MQTT-4.3.3]."""
+        if self.inflight.get(pid) != PUBREL_SENT:
+            return False
+        del self.inflight[pid]
+        if self.queue is not None or self.waiters is not None:
+            self.pump()
+        return True
+
+    # -- coming back -------------------------------------------------------------------------------------------------------
+
+    def resume(self, channel: Channel, old_version: int) -> None:
+        """Send again what was not acknowledged, in its order and with DUP set [MQTT-4.4.0-1], then what has waited."""
+        old, self.inflight = self.inflight, {}
+        for pid, packet in old.items():
+            if packet == PUBREL_SENT:
+                self.inflight[pid] = packet
+                channel.put(b"\x62\x02" + pid)
+                continue
+            again = rewritten(packet, old_version, channel.version)
+            if not self.permissions.may_receive(topic_of(again).decode()):
+                self.router.counters.drop("rights")
+                continue
+            self.inflight[pid] = again
+            channel.put(bytes((again[0] | 0x08,)) + again[1:])
+            self.router.counters.messages_sent += 1
+        self.pump()
+
+    def forget_forbidden(self) -> None:
+        """Take out of the queue what the user may no longer receive."""
+        if self.queue is None:
+            return
+        kept: deque[Pending] = deque()
+        size = 0
+        for pending in self.queue:
+            if self.permissions.may_receive(pending.message.topic.decode()):
+                kept.append(pending)
+                size += pending.message.size
+        dropped = len(self.queue) - len(kept)
+        if dropped:
+            self.router.counters.drop("rights", dropped)
+        self.queue = kept or None
+        self.queued_bytes = size
+
+
+def _after_length(packet: bytes) -> int:
+    """Where the variable header of a packet of ours starts."""
+    pos = 1
+    while packet[pos] & 0x80:
+        pos += 1
+    return pos + 1
+
+
+def topic_of(packet: bytes) -> bytes:
+    """The topic name of a PUBLISH of ours."""
+    start = _after_length(packet)
+    return packet[start + 2 : start + 2 + (packet[start] << 8 | packet[start + 1])]
+
+
+def rewritten(packet: bytes, old: int, new: int) -> bytes:
+    """A QoS 1 or 2 PUBLISH of ours for another protocol version: a client may come back with another one."""
+    if (old < 5) == (new < 5):
+        return packet
+    start = _after_length(packet)
+    end = start + 2 + (packet[start] << 8 | packet[start + 1])
+    topic, pid, rest = packet[start + 2 : end], packet[end : end + 2], packet[end + 2 :]
+    if new < 5:
+        length, shift, pos = 0, 0, 0
+        while True:
+            length |= (rest[pos] & 0x7F) << shift
+            pos += 1
+            shift += 7
+            if not rest[pos - 1] & 0x80:
+                break
+        rest = rest[pos + length :]
+    else:
+        rest = b"\x00" + rest
+    return publish_head(packet[0], topic, 2 + len(rest)) + pid + rest

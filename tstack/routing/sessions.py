@@ -1,0 +1,352 @@
+"""All sessions: how they begin, are taken over, outlive their connection, and end.
+
+This is the one place that knows who holds which session, and that minds the deadlines: CONNECT, keep alive, session expiry,
+delayed wills, patience for a full queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tstack.mqtt import topics
+from tstack.mqtt.codes import ReasonCode
+from tstack.mqtt.errors import MqttError
+from tstack.mqtt.connect import ConnAck, Connect
+from tstack.mqtt.properties import Properties
+from tstack.routing import channel as channels
+from tstack.routing.deadlines import Deadlines
+from tstack.routing.message import Message
+from tstack.routing.session import Permissions, Session
+
+if TYPE_CHECKING:
+    from tstack.routing.channel import Channel
+    from tstack.routing.router import Router
+
+UNREAD = 60.0
+"""Seconds that a client which is not read from counts as alive: its keep alive cannot be heard."""
+
+V3_CODES = {
+    ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
+    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
+    ReasonCode.SERVER_UNAVAILABLE: 3,
+    ReasonCode.SERVER_BUSY: 3,
+    ReasonCode.QUOTA_EXCEEDED: 3,
+    ReasonCode.BAD_USER_NAME_OR_PASSWORD: 4,
+    ReasonCode.NOT_AUTHORIZED: 5,
+    ReasonCode.BANNED: 5,
+    ReasonCode.BAD_AUTHENTICATION_METHOD: 5,
+}
+"""CONNACK return codes of 3.1.1 (its table 3.1) for the reason codes of 5.0."""
+
+
+class Sessions:
+    """The sessions of one router."""
+
+    def __init__(self, router: Router, token: str) -> None:
+        self._router = router
+        self._token = token
+        self._assigned = 0
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._by_user: dict[str, dict[str, Session]] = {}
+        self._deadlines = Deadlines()
+        self._stalled: set[Channel] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def of_user(self, user: str) -> list[Session]:
+        """The sessions of one user, connected or kept."""
+        return list(self._by_user.get(user, {}).values())
+
+    def get(self, user: str, client_id: str) -> Session | None:
+        """The session of this user's client identifier."""
+        return self._sessions.get((user, client_id))
+
+    # -- how a connection begins -------------------------------------------------------------------------------------------
+
+    def opened(self, channel: Channel) -> None:
+        """A connection was accepted: its CONNECT has to come in time."""
+        self._deadlines.set(channel, self._router.now + self._router.limits.connect_deadline)
+
+    def accept(self, channel: Channel, user: str, permissions: Permissions, identity: str) -> bool:
+        """The CONNECT of a channel is from this user: give it its session, answer, go on. False when it is refused.
+
+        A connection that holds the session is closed first [MQTT-3.1.4-2].
+        """
+        connect = channel.connect
+        if connect is None or channel.state != channels.AUTHENTICATING:
+            return False
+        try:
+            will = self._will_of(connect, user, permissions)
+            client_id = connect.client_id or self._new_client_id()
+            self._check_count(user, client_id)
+        except MqttError as error:
+            self.refuse(channel, error.code, str(error))
+            return False
+        router = self._router
+        session = self._sessions.get((user, client_id))
+        if session is not None:
+            if session.channel is not None:
+                router.counters.takeovers += 1
+                session.channel.close("session taken over", ReasonCode.SESSION_TAKEN_OVER)
+            session.will_at = 0.0
+            if connect.clean_start or session.expiry == 0.0:
+                self.end(session)
+                session = None
+        present = session is not None
+        old_version = channel.version
+        if session is None:
+            session = Session(router, user, client_id, permissions)
+            self._sessions[(user, client_id)] = session
+            self._by_user.setdefault(user, {})[client_id] = session
+        else:
+            old_version = session.version
+        session.permissions = permissions
+        session.identity = identity
+        session.version = channel.version
+        session.will = will
+        self._attach(channel, session, connect)
+        if present:
+            router.generation += 1  # what its receivers need written anew depends on the version and on the connection
+        self._welcome(channel, session, connect, present)
+        session.resume(channel, old_version)
+        return True
+
+    def _will_of(self, connect: Connect, user: str, permissions: Permissions) -> Message | None:
+        """The will, judged now and again when it is sent. Raises `MqttError`."""
+        will = connect.will
+        if will is None:
+            return None
+        limits = self._router.limits
+        if len(will.topic) > limits.topic_bytes:
+            raise MqttError("the will's topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
+        topics.check_topic(will.topic, limits.topic_levels)
+        if will.topic.startswith("$SYS") or not permissions.may_publish(will.topic):
+            raise MqttError(f"may not leave a will for {will.topic}", ReasonCode.NOT_AUTHORIZED)
+        properties = b""
+        if connect.version >= 5 and not will.properties.is_empty():
+            kept = Properties()
+            kept.payload_format_indicator = will.properties.payload_format_indicator
+            kept.content_type = will.properties.content_type
+            kept.response_topic = will.properties.response_topic
+            kept.correlation_data = will.properties.correlation_data
+            kept.user_properties = will.properties.user_properties
+            properties = kept.encode_fields()
+        return Message(will.topic.encode(), will.payload, will.qos, will.retain, user, properties)
+
+    def _new_client_id(self) -> str:
+        self._assigned += 1
+        return f"auto-{self._token}-{self._assigned}"
+
+    def _check_count(self, user: str, client_id: str) -> None:
+        if (user, client_id) in self._sessions:
+            return
+        limits = self._router.limits
+        if len(self._sessions) >= limits.sessions:
+            raise MqttError("the broker has as many sessions as it keeps", ReasonCode.QUOTA_EXCEEDED)
+        if len(self._by_user.get(user, ())) >= limits.sessions_per_user:
+            raise MqttError("the user has as many sessions as a user may have", ReasonCode.QUOTA_EXCEEDED)
+
+    def _attach(self, channel: Channel, session: Session, connect: Connect) -> None:
+        """Tie the two together, with what the CONNECT asks for."""
+        limits = self._router.limits
+        channel.session = session
+        session.channel = channel
+        channel.connect = None
+        channel.state = channels.OPEN
+        asked = connect.properties
+        session.window = limits.inflight
+        keep_alive = connect.keep_alive
+        if channel.version >= 5:
+            session.expiry = min(float(asked.session_expiry_interval or 0), limits.session_expiry)
+            if asked.receive_maximum:
+                session.window = min(asked.receive_maximum, limits.inflight)
+            channel.peer_packet_limit = asked.maximum_packet_size or 0
+            if connect.will is not None:
+                session.will_delay = min(float(connect.will.properties.will_delay_interval or 0), limits.will_delay)
+            if not 0 < keep_alive <= limits.keep_alive:
+                keep_alive = limits.keep_alive if limits.keep_alive < 65535 else keep_alive
+        else:
+            session.expiry = 0.0 if connect.clean_start else limits.session_expiry
+            session.will_delay = 0.0
+        channel.keep_alive = keep_alive * 1.5  # [MQTT-3.1.2-22]
+        self._deadlines.clear(session)
+        if channel.keep_alive:
+            self._deadlines.set(channel, self._router.now + channel.keep_alive)
+        else:
+            self._deadlines.clear(channel)
+
+    def _welcome(self, channel: Channel, session: Session, connect: Connect, present: bool) -> None:
+        """CONNACK with code 0 [MQTT-3.2.2-2]."""
+        self._router.counters.connections_accepted += 1
+        if channel.version < 5:
+            channel.put(b"\x20\x02\x01\x00" if present and channel.version == 4 else b"\x20\x02\x00\x00")
+            return
+        limits = self._router.limits
+        told = Properties()
+        told.receive_maximum = limits.receive_maximum
+        told.maximum_packet_size = limits.packet + 5
+        told.topic_alias_maximum = limits.topic_aliases
+        if not connect.client_id:
+            told.assigned_client_identifier = session.client_id  # [MQTT-3.2.2-16]
+        asked = connect.properties.session_expiry_interval or 0
+        if session.expiry < asked:
+            told.session_expiry_interval = int(session.expiry)
+        if channel.keep_alive and channel.keep_alive != connect.keep_alive * 1.5:
+            told.server_keep_alive = int(channel.keep_alive / 1.5)
+        channel.put(ConnAck(present, ReasonCode.SUCCESS, told).encode(channel.version))
+
+    def refuse(self, channel: Channel, code: int, reason: str) -> None:
+        """CONNACK with a code that says why not, then close [MQTT-3.2.2-5, -7]."""
+        if channel.state == channels.CLOSED:
+            return
+        self._router.counters.connections_refused += 1
+        if channel.version >= 5:
+            channel.put(ConnAck(False, code, Properties()).encode(channel.version))
+        else:
+            channel.put(b"\x20\x02\x00" + bytes((V3_CODES.get(ReasonCode(code), 5),)))
+        channel.close(reason)
+
+    # -- how it ends -------------------------------------------------------------------------------------------------------
+
+    def closed(self, channel: Channel) -> None:
+        """A channel was closed: its session is kept or ends, its will is sent, delayed or forgotten."""
+        self._deadlines.clear(channel)
+        self._stalled.discard(channel)
+        session = channel.session
+        if session is None or session.channel is not channel:
+            return
+        router = self._router
+        session.channel = None
+        if not channel.will_wanted:
+            session.will = None
+        if session.expiry == 0.0:
+            self._send_will(session)
+            self.end(session)
+            return
+        session.expires_at = router.now + session.expiry
+        if session.will is not None and session.will_delay:
+            session.will_at = router.now + min(session.will_delay, session.expiry)
+        else:
+            self._send_will(session)
+        self._deadlines.set(session, session.will_at or session.expires_at)
+
+    def _send_will(self, session: Session) -> None:
+        will, session.will = session.will, None
+        session.will_at = 0.0
+        if will is None:
+            return
+        if not self._router.policy.may_publish(session.user, will.topic.decode()):
+            self._router.counters.drop("rights")
+            return
+        self._router.publish(will, session)
+
+    def end(self, session: Session) -> None:
+        """Forget a session: subscriptions, queue, everything [MQTT-3.1.2-6]."""
+        router = self._router
+        for name in list(session.subscriptions):
+            router.drop_subscription(session, name)
+        session.queue = None
+        session.queued_bytes = 0
+        session.inflight = {}
+        session.received = None
+        session.will = None
+        session.expires_at = 0.0
+        self._deadlines.clear(session)
+        if self._sessions.get((session.user, session.client_id)) is session:
+            del self._sessions[(session.user, session.client_id)]
+            mine = self._by_user[session.user]
+            del mine[session.client_id]
+            if not mine:
+                del self._by_user[session.user]
+        session.wake()
+
+    # -- what administrators change ----------------------------------------------------------------------------------------
+
+    def reauthorise(self, user: str, permissions: Permissions) -> None:
+        """The rights of a user changed: judge anew every subscription, queued message and will of its sessions."""
+        for session in self.of_user(user):
+            session.permissions = permissions
+            for name in list(session.subscriptions):
+                if not permissions.may_subscribe(name):
+                    self._router.drop_subscription(session, name)
+            session.forget_forbidden()
+            if session.will is not None and not permissions.may_publish(session.will.topic.decode()):
+                session.will = None
+                self._router.counters.drop("rights")
+        self._router.generation += 1
+
+    def expel(self, user: str, reason: str, code: int, *, forget: bool, identity: str | None = None) -> int:
+        """End a user's connections (those with a certain proof of identity, when named), and with `forget` the sessions.
+
+        The will of somebody who is thrown out with `forget` is not sent. Returns how many connections were ended.
+        """
+        ended = 0
+        for session in self.of_user(user):
+            if identity is not None and session.identity != identity:
+                continue
+            if forget:
+                session.will = None
+            if session.channel is not None:
+                ended += 1
+                session.channel.close(reason, code)
+            if forget:
+                self.end(session)
+        return ended
+
+    # -- time --------------------------------------------------------------------------------------------------------------
+
+    def wait_for_room(self, channel: Channel) -> None:
+        """A publisher waits: see to it that its patience ends."""
+        self._stalled.add(channel)
+
+    def tick(self) -> None:
+        """Do what has become due by the router's `now`. Call it a few times a second."""
+        now = self._router.now
+        for item in self._deadlines.due(now):
+            if isinstance(item, Session):
+                self._session_due(item, now)
+            elif isinstance(item, channels.Channel):
+                self._channel_due(item, now)
+        for channel in list(self._stalled):
+            session = channel.waiting_for
+            if session is None:
+                self._stalled.discard(channel)
+            elif now - channel.waiting_since >= self._router.limits.queue_patience:
+                self._stalled.discard(channel)
+                self._lose_patience(channel, session)
+
+    def _session_due(self, session: Session, now: float) -> None:
+        if session.channel is not None:
+            return
+        if session.will_at and session.will_at <= now:
+            self._send_will(session)
+        if session.expires_at <= now:
+            self._send_will(session)
+            self.end(session)
+        else:
+            self._deadlines.set(session, session.will_at or session.expires_at)
+
+    def _channel_due(self, channel: Channel, now: float) -> None:
+        if channel.state == channels.NEW:
+            channel.close("no CONNECT in time", ReasonCode.MAXIMUM_CONNECT_TIME)
+        elif channel.state == channels.OPEN and channel.keep_alive:
+            if 0 < now - channel.unread_since < UNREAD:
+                channel.last_seen = now  # it is we who do not read: no word on whether it is alive
+            if channel.last_seen + channel.keep_alive <= now:
+                channel.close("keep alive timed out", ReasonCode.KEEP_ALIVE_TIMEOUT)
+            else:
+                self._deadlines.set(channel, channel.last_seen + channel.keep_alive)
+
+    def _lose_patience(self, channel: Channel, session: Session) -> None:
+        """A receiver made no room. One that is connected does not acknowledge: it has to go. Then refuse, or go on."""
+        if session.channel is not None:
+            session.channel.close("does not acknowledge", ReasonCode.QUOTA_EXCEEDED)
+        channel.refusing = True
+        if session.waiters and channel in session.waiters:
+            session.waiters.remove(channel)
+            self._router.awake.append(channel)
