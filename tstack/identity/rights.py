@@ -90,10 +90,10 @@ class _Filters:
     def __init__(self, filters: Iterable[str]) -> None:
         valid = dict.fromkeys(one for one in filters if _is_right(one))
         plain = {one for one in valid if _no_wildcard(one)}
-        trees = {one[:-2] for one in valid if one.endswith("/#") and _no_wildcard(one[:-2])}
-        self._exact = frozenset(plain | trees)  # `sport/#` matches `sport` too [MQTT-4.7.1-2]
-        self._prefixes = tuple(sorted(tree + "/" for tree in trees))
-        self._patterns = tuple(one for one in valid if one not in plain and one[:-2] not in trees)
+        trees = {one for one in valid if one.endswith("/#") and _no_wildcard(one[:-2])}
+        self._exact = plain | {one[:-2] for one in trees}  # `sport/#` matches `sport` too [MQTT-4.7.1-2]
+        self._prefixes = tuple(sorted(one[:-1] for one in trees))
+        self._patterns = tuple(one for one in valid if one not in plain and one not in trees)
 
     def match(self, topic: str) -> bool:
         if not topic or "+" in topic or "#" in topic or "\0" in topic:

@@ -52,7 +52,8 @@ def serial_text(serial: str) -> str:
 
     Takes what openssl and Python's ssl print as well (`0A:1B`, `0A1B`). Raises `ValueError` when it is no such number.
     """
-    text = serial.replace(":", "").lower().lstrip("0") or "0"
+    digits = serial.replace(":", "").lower()
+    text = digits.lstrip("0") or digits[:1]
     if not _SERIAL.fullmatch(text):
         raise ValueError("a certificate's serial number is 1 to 40 hexadecimal digits")
     return text
