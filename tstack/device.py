@@ -1,8 +1,9 @@
 """A registered device's folder: `settings.yml`, `ca.crt`, `client.crt`, `client.key`.
 
-`tregister` writes it once, `tconsume` and `tpublish` read it. The keys in `settings.yml` are the original's. All four files come
-into being or none: they are written in full under other names first, and renamed when all of them are there, `settings.yml`
-last. What is there already is never overwritten, which is found out before the registration service is asked for anything.
+`tregister` writes it once, `tconsume` and `tpublish` read it. The keys in `settings.yml` are the original's. All four files
+come into being or none: they are written in full under other names first, and renamed when all of them are there,
+`settings.yml` last. What is there already is never overwritten, which is found out before the registration service is asked
+for anything.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -131,16 +132,7 @@ class NewDevice:
         """Write the files that are not blank; the device with their names in it. Raises `Failure`, and then wrote nothing."""
         texts = {CA: ca_pem, CERTIFICATE: cert_pem, KEY: key_pem}
         names = {name: str(self.folder / name) if text else "" for name, text in texts.items()}
-        saved = Device(
-            username=device.username,
-            password=device.password,
-            broker=device.broker,
-            ca_file=names[CA],
-            cert_file=names[CERTIFICATE],
-            key_file=names[KEY],
-            device_type=device.device_type,
-            verify_tls=device.verify_tls,
-        )
+        saved = replace(device, ca_file=names[CA], cert_file=names[CERTIFICATE], key_file=names[KEY])
         files = {name: text for name, text in texts.items() if text} | {SETTINGS: saved.to_yaml()}
         try:
             self._check_free()

@@ -106,6 +106,12 @@ REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a
 REG_SERVICE = Setting(
     "regservice", "TREG_URL", str, "http://localhost:8000/register.json", "URL of the registration service"
 )
+REG_CA_FILE = Setting(
+    "regcafile", "TREGISTER_CA_FILE", str, "", "CA of a registration service with https; blank: those that the system trusts"
+)
+REG_WAIT = Setting(
+    "wait", "TREGISTER_WAIT", seconds, "2m", "how long tregister keeps trying while the service is away or busy"
+)
 DEVICE_TYPE = Setting("devtype", "TSTACK_DEVICE_TYPE", str, "unknown", "what kind of device this is")
 VERIFY_TLS = Setting("verifytls", "TSTACK_VERIFY_TLS", boolean, "true", "check the broker's certificate and name")
 CONFIG_DIR = Setting("config-dir", "TSTACK_CONFIG_DIR", str, "/etc/trafero", "folder of settings.yml and certificates")
@@ -158,7 +164,9 @@ TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
     REG_VALIDITY, CERTS_DIR, *STORE, *LOGGING,
 )  # fmt: skip
-TREGISTER: tuple[Setting[Any], ...] = (REG_KEY, REG_SERVICE, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR)
+TREGISTER: tuple[Setting[Any], ...] = (
+    REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR
+)  # fmt: skip
 TCONSUME: tuple[Setting[Any], ...] = (*SINK, *CLIENT, *LOGGING)
 TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import cast
 
 from aiohttp import web
 
@@ -24,6 +25,7 @@ SERVER = "treg"
 HEADERS = {
     "Server": SERVER,
     "Cache-Control": "no-store",
+    "Connection": "close",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -68,15 +70,15 @@ class _Connection(web.RequestHandler):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        aborting = cast(asyncio.Transport, transport)  # uvloop's transports are none by class
         connections = self._connections
         if connections.open >= connections.limit:
-            transport.abort()
+            aborting.abort()
         else:
             connections.open += 1
             self._counted = True
             loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(connections.seconds, transport.abort)
+            self._deadline = loop.call_later(connections.seconds, aborting.abort)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
