@@ -20,18 +20,35 @@ from tstack.errors import Failure, UsageError
 from tstack.store.interface import Store, StoreUnavailable
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows a flag with one dash, once: that it may have two is said in every README since the original's."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        metavar = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
+        return action.option_strings[0] + metavar
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the original's flags (`-regkey=...`), no abbreviations, examples at the end of `--help`."""
 
     def __init__(
-        self, prog: str, description: str = "", examples: str = "", settings: Iterable[Setting[Any]] = ()
+        self,
+        prog: str,
+        description: str = "",
+        examples: str = "",
+        settings: Iterable[Setting[Any]] = (),
+        arguments: str = "",
     ) -> None:
+        """`arguments`: what comes behind the flags, as the usage line shows it."""
         super().__init__(
             prog=prog,
+            usage=" ".join(filter(None, (prog, "[-flag=value ...]", arguments))),
             description=description,
             epilog=f"examples:\n{examples}" if examples else None,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         add_flags(self, settings)
         self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__}")
@@ -62,9 +79,16 @@ def start(
         return main(values, flags)
     except Failure as failure:
         return service.report(parser.prog, failure)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except KeyboardInterrupt:
+        return service.EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has left; what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return service.EXIT_FAILED
+
+
+def embedded_store_file(values: Values) -> Path:
+    """Where the embedded store is kept."""
+    return Path(values[declared.DATA_DIR]) / "store.db"
 
 
 def open_store(values: Values) -> Store:
@@ -73,7 +97,7 @@ def open_store(values: Values) -> Store:
     if not hosts:
         from tstack.store.embedded import EmbeddedStore
 
-        return EmbeddedStore(Path(values[declared.DATA_DIR]) / "store.db")
+        return EmbeddedStore(embedded_store_file(values))
     from tstack.store.etcd import EtcdStore
 
     return EtcdStore(
