@@ -229,8 +229,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_the_help_names_flag_variable_and_default() -> None:
     text = " ".join(Parser("treg", "a program", settings=SETTINGS).format_help().split())
-    assert "--port PORT the port [TREG_PORT; default 8000]" in text
-    assert "--regkey-file PATH read -regkey from a file" in text
+    assert "-port PORT the port [TREG_PORT; default 8000]" in text
+    assert "-regkey-file PATH read -regkey from a file" in text
     assert "true|false" in text
 
 
