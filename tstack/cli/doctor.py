@@ -16,6 +16,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tstack import service
@@ -101,10 +102,8 @@ async def examine(values: Values) -> list[Finding]:
 def _machine(values: Values) -> list[Finding]:
     found = [Finding("python", OK, ".".join(map(str, sys.version_info[:3])))]
     try:
-        import uvloop
-
-        found.append(Finding("event loop", OK, f"uvloop {uvloop.__version__}"))
-    except ImportError:
+        found.append(Finding("event loop", OK, f"uvloop {version('uvloop')}"))
+    except PackageNotFoundError:
         found.append(Finding(
             "event loop", WARNING, "asyncio's own", "install uvloop: faster, and less memory for each TLS connection"
         ))  # fmt: skip

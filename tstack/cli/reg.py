@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
     required(values, declared.REG_KEY)
-    options = _options(values)
+    options = registration_options(values)
     authority = CertsFolder(values[declared.CERTS_DIR]).ensure_authority()
-    ca_pem = _ca_pem(values[declared.CA_CERT_FILE]) or authority.ca_pem
+    ca_pem = given_authority(values) or authority.ca_pem
     return service.run("treg", lambda life: _serve(life, values, authority, ca_pem, options))
 
 
@@ -55,7 +55,8 @@ async def _serve(life: service.Life, values: Values, authority: Authority, ca_pe
     return service.EXIT_OK
 
 
-def _options(values: Values) -> Options:
+def registration_options(values: Values) -> Options:
+    """What the settings say. Raises `Failure`."""
     return Options(
         key=values[declared.REG_KEY],
         broker_url=values[declared.MQTT_URL],
@@ -77,8 +78,9 @@ def _tls(values: Values) -> ssl.SSLContext | None:
     return server_context(cert, key, client="off", alpn=("http/1.1",)) if cert else None
 
 
-def _ca_pem(path: str) -> str:
-    """The certificates in a file, and nothing else that may be in it: everybody gets this. Blank for no file."""
+def given_authority(values: Values) -> str:
+    """The certificates in -cacertfile, and nothing else that may be in it: everybody gets this. Blank without it."""
+    path = values[declared.CA_CERT_FILE]
     if not path:
         return ""
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in load_certificates(path))

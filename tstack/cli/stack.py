@@ -9,7 +9,6 @@ import secrets
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from tstack import service
@@ -18,11 +17,11 @@ from tstack.cli import doctor
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
+from tstack.cli.reg import given_authority, registration_options
 from tstack.cli.serve import broker_options
 from tstack.env import Values, address
 from tstack.errors import Failure
 from tstack.pki.files import CertsFolder
-from tstack.registration.app import Options as RegistrationOptions
 from tstack.registration.app import Registration
 
 EXAMPLES = """\
@@ -65,22 +64,11 @@ async def _serve(life: service.Life, values: Values) -> int:
         await broker.start()
         parts.push_async_callback(broker.stop)
         key, fresh = _registration_key(values)
-        url = values[declared.MQTT_URL] if values.given(declared.MQTT_URL) else _broker_url(broker)
-        registration = Registration(
-            store,
-            authority,
-            authority.ca_pem,
-            RegistrationOptions(
-                key=key,
-                broker_url=url,
-                host=values[declared.REG_HOST],
-                port=values[declared.REG_PORT],
-                burst=values[declared.REG_BURST],
-                every=values[declared.REG_EVERY],
-                proxies=values[declared.REG_PROXIES],
-                validity=timedelta(seconds=values[declared.REG_VALIDITY]),
-            ),
-        )
+        values = values.replaced(declared.REG_KEY, key)
+        if not values.given(declared.MQTT_URL):
+            values = values.replaced(declared.MQTT_URL, _broker_url(broker))
+        ca_pem = given_authority(values) or authority.ca_pem
+        registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
         _greet(values, broker, registration, key, fresh)
