@@ -1,0 +1,140 @@
+"""A real mosquitto broker for a test: started on a free port of 127.0.0.1, killed, restarted and stopped at will."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.processes import Running, free_port, need, run, wait_for_port
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """The files of a TLS listener; `ca` is what client certificates must come from when they are required."""
+
+    cert: Path
+    key: Path
+    ca: Path
+    require_client_certificate: bool = False
+
+
+class Mosquitto:
+    """One broker in a folder of its own. With `persistence` it keeps sessions and queues across `stop` and `start`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tls: ServerTls | None = None,
+        users: dict[str, str] | None = None,
+        acl: str = "",
+        persistence: bool = False,
+        extra: str = "",
+        websocket: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._tls = tls
+        self._running: Running | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"listener {self.port} 127.0.0.1", "log_dest stdout", "log_type all", "user root"]
+        if websocket:
+            lines.append("protocol websockets")
+        if tls is not None:
+            lines += [f"cafile {tls.ca}", f"certfile {tls.cert}", f"keyfile {tls.key}"]
+            if tls.require_client_certificate:
+                lines += ["require_certificate true", "use_identity_as_username true"]
+        if users is None:
+            lines.append("allow_anonymous true")
+        else:
+            lines += ["allow_anonymous false", f"password_file {self._passwords(users)}"]
+        if acl:
+            (folder / "acl").write_text(acl)
+            lines.append(f"acl_file {folder / 'acl'}")
+        if persistence:
+            # With an interval of one change it is on disk before SIGKILL, too.
+            lines += ["persistence true", f"persistence_location {folder}/", "autosave_on_changes true",
+                      "autosave_interval 1"]  # fmt: skip
+        lines.append(extra)
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join(lines) + "\n")
+
+    def _passwords(self, users: dict[str, str]) -> Path:
+        path = self.folder / "passwords"
+        path.write_text("".join(f"{name}:{password}\n" for name, password in users.items()))
+        subprocess.run([need("mosquitto_passwd"), "-U", str(path)], check=True, capture_output=True)
+        return path
+
+    @property
+    def url(self) -> str:
+        """The broker URL, plain or TLS."""
+        return f"{'mqtts' if self._tls else 'mqtt'}://localhost:{self.port}"
+
+    @property
+    def output(self) -> str:
+        """What the broker has logged since its last start."""
+        return self._running.output if self._running else ""
+
+    def start(self) -> None:
+        """Start it, or start it again on the same port; returns when it accepts connections."""
+        self._running = Running([need("mosquitto"), "-c", self._config])
+        wait_for_port(self.port)
+
+    def stop(self) -> None:
+        """An orderly end."""
+        if self._running is not None:
+            with self._running as running:
+                running.stop()
+            self._running = None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._running is not None:
+            with self._running as running:
+                running.kill()
+            self._running = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it keeps its connections and answers nothing."""
+        assert self._running is not None
+        self._running.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on."""
+        assert self._running is not None
+        self._running.process.send_signal(signal.SIGCONT)
+
+    def publish(self, topic: str, payload: str, *args: str) -> None:
+        """Publish with mosquitto_pub at QoS 1; fails the test when that fails. Plain listeners only."""
+        done = run(
+            [
+                need("mosquitto_pub"),
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+                "-q",
+                "1",
+                "-t",
+                topic,
+                "-m",
+                payload,
+                *args,
+            ]
+        )
+        assert done.returncode == 0, done.stderr
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None and self._running.process.poll() is None:
+            self.thaw()
+        self.kill()

@@ -1,0 +1,449 @@
+"""The client: keeps one connection to the broker alive and hides from the program that it breaks.
+
+One task lives as long as the client: connect, subscribe, send again what was not confirmed, serve until the connection ends,
+wait (`backoff`), from the start. On each connection three tasks run: one reads, one writes, one watches that the broker is
+alive. The program never touches the connection: it puts into the outbox and takes from the inbox.
+
+A connection that fails is tried again for ever. A broker that turns us away (wrong password, a certificate that is not to be
+trusted, a subscription beyond the rights) is tried `max_refusals` times; then everything raises that `TurnedAway`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from amqtt.mqtt.puback import PubackPacket
+from amqtt.mqtt.pubcomp import PubcompPacket
+from amqtt.mqtt.publish import PublishPacket
+from amqtt.mqtt.pubrec import PubrecPacket
+from amqtt.mqtt.pubrel import PubrelPacket
+from amqtt.mqtt.suback import SubackPacket
+from amqtt.mqtt.subscribe import SubscribePacket
+
+from tstack.client import tls
+from tstack.client.address import BrokerAddress, default_client_id
+from tstack.client.backoff import Backoff
+from tstack.client.errors import Closed, NotConfirmed, SubscriptionRefused, TurnedAway, Unreachable
+from tstack.client.link import CLOSE_TIMEOUT, Link, Options, Silent
+from tstack.client.message import INBOX_BYTES, INBOX_MESSAGES, Inbox, Message
+from tstack.client.outbox import OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
+from tstack.errors import Failure
+from tstack.logs import clean
+from tstack.mqtt.topics import check_filter, check_topic
+
+log = logging.getLogger("tstack.client")
+
+STABLE_AFTER = 10.0
+"""Seconds that a connection must last before the back-off and the count of refusals start again."""
+
+TIMEOUT = 30.0
+"""Seconds that a publish or a subscription may take when the program does not say."""
+
+WRITE_PACKETS = 64
+"""Packets in one write at most."""
+
+
+class _Closing(Exception):
+    """Ends the tasks of a connection when the program closes the client."""
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    filter: str
+    qos: int
+    granted: asyncio.Future[int]
+    packet_id: int = 0
+    sent: bool = False
+
+
+class Client:
+    """An MQTT 3.1.1 client for one program. `async with Client(Options(url)) as client:` starts and closes it."""
+
+    def __init__(
+        self, options: Options, *, max_refusals: int | None = None, backoff: Backoff | None = None,
+        inbox_messages: int = INBOX_MESSAGES, inbox_bytes: int = INBOX_BYTES,
+        outbox_messages: int = OUTBOX_MESSAGES, outbox_bytes: int = OUTBOX_BYTES,
+    ) -> None:  # fmt: skip
+        """Raises `Failure` for a URL, a certificate or a key that cannot be used. `max_refusals` None: never give up."""
+        self.address = BrokerAddress.parse(options.url)
+        self.client_id = options.client_id or default_client_id(options.username)
+        self._context = None
+        if self.address.tls:
+            self._context = tls.client_context(
+                ca_file=options.ca_file, cert_file=options.cert_file, key_file=options.key_file, verify=options.verify
+            )
+        self._options = options
+        self._max_refusals = max_refusals
+        self._backoff = backoff or Backoff()
+        self._inbox = Inbox(self._acknowledge, inbox_messages, inbox_bytes)
+        self._outbox = Outbox(outbox_messages, outbox_bytes)
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._replies: deque[Any] = deque()
+        self._wake = asyncio.Event()
+        self._up = asyncio.Event()
+        self._up_since = 0.0
+        self._closing = False
+        self._failure: Failure | None = None
+        self._last: Failure | None = None
+        self._last_id = 0
+        self._last_ns = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._live(), name=f"MQTT client {self.client_id}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Send the acknowledgements that are due, DISCONNECT, and fail everything that still waits with `Closed`."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            if not self._up.is_set():
+                self._task.cancel()
+            _, late = await asyncio.wait([self._task], timeout=2 * CLOSE_TIMEOUT)
+            if late:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+        self._fail(Closed("the MQTT client is closed"))
+
+    @property
+    def connected(self) -> bool:
+        """Is there a connection that the broker has accepted?"""
+        return self._up.is_set() and self._failure is None
+
+    async def wait_connected(self, timeout: float | None = TIMEOUT) -> None:
+        """Wait until the broker has accepted us. Raises `TurnedAway`, or `Unreachable` after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._up.is_set():
+                    self._check()
+                    await self._up.wait()
+        except TimeoutError:
+            raise self._last or Unreachable(f"{self.address} did not answer within {timeout:g} s") from None
+        self._check()
+
+    # -- what a program does ------------------------------------------------------------------------------------------
+
+    async def publish(
+        self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, timeout: float | None = TIMEOUT
+    ) -> None:
+        """Publish; returns when the broker has confirmed it (QoS 1, 2) or it is written to the connection (QoS 0).
+
+        Without a connection it waits in the outbox. Raises `NotConfirmed` after `timeout` seconds, `Failure` for a topic that
+        cannot be published to.
+        """
+        try:
+            check_topic(topic)
+        except ValueError as error:
+            raise Failure(f"cannot publish: {error}") from None
+        self._check()
+        entry = Entry(topic, payload, qos, retain, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._outbox.add(entry)
+                self._check()
+                self._wake.set()
+                await entry.done
+        except TimeoutError:
+            raise self._unconfirmed(entry, timeout) from None
+        finally:
+            entry.done.cancel()
+            self._outbox.forget(entry)
+
+    async def subscribe(self, filter_: str, qos: int = 1, timeout: float | None = TIMEOUT) -> int:
+        """Subscribe, now and after each reconnect. Returns the QoS that the broker granted.
+
+        Raises `SubscriptionRefused`, `Unreachable` after `timeout` seconds (None: never), `Failure` for a bad filter.
+        """
+        try:
+            check_filter(filter_)
+        except ValueError as error:
+            raise Failure(f"cannot subscribe: {error}") from None
+        self._check()
+        subscription = _Subscription(filter_, qos, asyncio.get_running_loop().create_future())
+        self._subscriptions[filter_] = subscription
+        self._wake.set()
+        try:
+            async with asyncio.timeout(timeout):
+                return await subscription.granted
+        except TimeoutError:
+            raise self._last or Unreachable(f"{self.address} did not answer within {timeout:g} s") from None
+        finally:
+            if not subscription.granted.done() or subscription.granted.cancelled():
+                self._subscriptions.pop(filter_, None)
+
+    async def receive(self) -> Message:
+        """The next message. Raises `Closed`, or the `TurnedAway` that the client has ended with."""
+        while True:
+            message = self._inbox.take()
+            if message is not None:
+                return message
+            self._check()
+            await self._inbox.wait()
+
+    async def batch(self, max_messages: int, max_bytes: int, linger: float = 0.0) -> list[Message]:
+        """The next message and what follows it within `linger` seconds, up to the bounds."""
+        batch = [await self.receive()]
+        size = batch[0].size
+        deadline = asyncio.get_running_loop().time() + linger
+        while len(batch) < max_messages and size < max_bytes:
+            message = self._inbox.take()
+            if message is not None:
+                batch.append(message)
+                size += message.size
+            elif self._failure is not None or not await self._news_before(deadline):
+                break
+        return batch
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Every message, until the client is closed."""
+        while True:
+            try:
+                message = await self.receive()
+            except Closed:
+                return
+            yield message
+
+    async def _news_before(self, deadline: float) -> bool:
+        if deadline <= asyncio.get_running_loop().time():
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._inbox.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        refusals = 0
+        while True:
+            self._up_since = 0.0
+            try:
+                await self._connection()
+            except _Closing:
+                return
+            except TurnedAway as failure:
+                refusals += 1
+                self._last = failure
+                if self._max_refusals is not None and refusals >= self._max_refusals:
+                    self._fail(failure)
+                    return
+            except Unreachable as failure:
+                self._last = failure
+            except Exception as error:
+                self._fail(Failure(f"the MQTT client failed: {type(error).__name__}: {error}", "this is a defect"))
+                raise
+            lasted = asyncio.get_running_loop().time() - self._up_since if self._up_since else 0.0
+            if lasted >= STABLE_AFTER:
+                self._backoff.reset()
+                refusals = 0
+            await self._pause(lasted)
+
+    async def _pause(self, lasted: float) -> None:
+        delay = self._backoff.next()
+        hint = ""
+        if 0 < lasted < STABLE_AFTER:
+            hint = f" (it lasted {lasted:.1f} s: does another client use the client identifier {self.client_id}?)"
+        log.warning("%s%s; trying again in %.1f s", clean(str(self._last)), hint, delay)
+        await asyncio.sleep(delay)
+
+    async def _connection(self) -> None:
+        """One connection, from its first packet to its end, which always is an exception."""
+        link = Link(self._options, self.client_id, self.address)
+        await link.open(self._context)
+        self._link_up(link)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(link))
+                group.create_task(self._write(link))
+                group.create_task(link.keep_alive())
+        except BaseExceptionGroup as group:
+            cause = group.exceptions[0]
+            if isinstance(cause, _Closing):
+                await link.close()
+            elif isinstance(cause, Unreachable) and not isinstance(cause, Silent):
+                self._outbox.ended_by_broker()
+            raise cause from None
+        finally:
+            self._link_down()
+            link.cut()
+
+    def _link_up(self, link: Link) -> None:
+        log.info("connected to %s as %s", self.address, clean(self.client_id))
+        self._up_since = asyncio.get_running_loop().time()
+        self._inbox.link_up(link.session_present)
+        for subscription in self._subscriptions.values():
+            # A kept session has its subscriptions; asking again would bring every retained message again [MQTT-3.8.4-3].
+            subscription.sent = link.session_present and subscription.granted.done()
+        self._up.set()
+        self._wake.set()
+
+    def _link_down(self) -> None:
+        self._up.clear()
+        self._inbox.link_down()
+        self._replies.clear()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _read(self, link: Link) -> None:
+        while True:
+            if self._inbox.full:
+                link.pause()
+                await self._inbox.room()
+                link.resume()
+            packet = await link.receive()
+            if isinstance(packet, PublishPacket):
+                self._received(packet)
+            elif isinstance(packet, (PubackPacket, PubcompPacket)):
+                self._outbox.confirmed(packet.packet_id)
+                self._wake.set()
+            elif isinstance(packet, SubackPacket):
+                self._subscribed(packet)
+            elif isinstance(packet, PubrecPacket):
+                self._outbox.received(packet.packet_id)
+                await link.send(PubrelPacket.build(packet.packet_id))
+            elif isinstance(packet, PubrelPacket):
+                await link.send(PubcompPacket.build(packet.packet_id))
+
+    def _received(self, packet: Any) -> None:
+        self._last_ns = max(self._last_ns + 1, time.time_ns())
+        message = Message(packet.topic_name, packet.data, packet.qos, packet.retain_flag, self._last_ns)
+        self._inbox.put(message, packet.packet_id if packet.qos else None, packet.dup_flag)
+
+    def _subscribed(self, packet: Any) -> None:
+        packet_id, code = packet.variable_header.packet_id, packet.payload.return_codes[0]
+        for subscription in self._subscriptions.values():
+            if subscription.packet_id != packet_id:
+                continue
+            subscription.packet_id = 0
+            if code < 0x80:
+                if not subscription.granted.done():
+                    subscription.granted.set_result(code)
+                return
+            refused = SubscriptionRefused(
+                f"the broker refused the subscription to {subscription.filter}: the user's rights do not cover it",
+                "subscribe to less, or let an administrator widen the rights",
+            )
+            if subscription.granted.done():
+                raise refused
+            subscription.granted.set_exception(refused)
+            del self._subscriptions[subscription.filter]
+            return
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def _write(self, link: Link) -> None:
+        await link.send(*self._next_subscribes())  # before anything is published: it may be for us
+        for entry in self._outbox.in_flight():
+            await link.send(PubrelPacket.build(entry.packet_id) if entry.released else _packet(entry, dup=True))
+        while True:
+            self._wake.clear()
+            while await self._write_some(link):
+                pass
+            if self._closing:
+                raise _Closing
+            await self._wake.wait()
+
+    async def _write_some(self, link: Link) -> bool:
+        """One write of what there is; False when there was nothing."""
+        packets = self._next_subscribes()
+        sent: list[Entry] = []
+        while len(packets) < WRITE_PACKETS:
+            if self._replies:
+                packets.append(self._replies.popleft())
+            elif (entry := self._outbox.next(self._packet_id)) is not None:
+                packets.append(_packet(entry))
+                sent.append(entry)
+            else:
+                break
+        if not packets:
+            return False
+        try:
+            await link.send(*packets)
+        except Unreachable as lost:
+            _settle(sent, NotConfirmed("the connection ended while a QoS 0 message was sent", str(lost)))
+            raise
+        _settle(sent, None)
+        return True
+
+    def _next_subscribes(self) -> list[Any]:
+        packets = []
+        for subscription in self._subscriptions.values():
+            if not subscription.sent:
+                subscription.sent = True
+                subscription.packet_id = self._packet_id()
+                packets.append(SubscribePacket.build([(subscription.filter, subscription.qos)], subscription.packet_id))
+        return packets
+
+    def _packet_id(self) -> int:
+        """The next packet identifier that is free, 1 to 65535 [MQTT-2.3.1-2]."""
+        taken = {subscription.packet_id for subscription in self._subscriptions.values()}
+        while True:
+            self._last_id = self._last_id % 65535 + 1
+            if not self._outbox.uses(self._last_id) and self._last_id not in taken:
+                return self._last_id
+
+    def _acknowledge(self, packet_id: int, qos: int) -> None:
+        self._replies.append((PubackPacket if qos == 1 else PubrecPacket).build(packet_id))
+        self._wake.set()
+
+    # -- failing ------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._task is None:
+            raise Closed("the MQTT client is not started", "use it as `async with Client(...) as client:`")
+
+    def _fail(self, failure: Failure) -> None:
+        """From now on everything raises `failure`, and whoever waits is told."""
+        if self._failure is not None:
+            return
+        self._failure = failure
+        self._outbox.fail(failure)
+        for subscription in self._subscriptions.values():
+            if not subscription.granted.done():
+                subscription.granted.set_exception(failure)
+        self._inbox.wake()
+        self._up.set()
+
+    def _unconfirmed(self, entry: Entry, timeout: float | None) -> Failure:
+        if isinstance(self._last, TurnedAway) and not self.connected:
+            return self._last
+        message = f"the broker did not confirm the message to {entry.topic!r} within {timeout or 0:g} s"
+        if entry.ended:
+            message += f"; it closed the connection {entry.ended} times when it was sent"
+            return NotConfirmed(message, "the user's rights may not cover the topic; the broker's log says why")
+        return NotConfirmed(message, str(self._last) if self._last else f"is {self.address} overloaded?")
+
+
+def _packet(entry: Entry, dup: bool = False) -> Any:
+    packet_id = entry.packet_id if entry.qos else None
+    return PublishPacket.build(entry.topic, entry.payload, packet_id, dup, entry.qos, entry.retain)
+
+
+def _settle(entries: list[Entry], error: Failure | None) -> None:
+    """QoS 0 is done when it is written, for better or worse."""
+    for entry in entries:
+        if entry.qos or entry.done.done():
+            continue
+        if error is None:
+            entry.done.set_result(None)
+        else:
+            entry.done.set_exception(error)

@@ -1,0 +1,151 @@
+"""What is to be published: kept until the broker has confirmed it, across connections, bounded.
+
+An entry waits, then it is in flight (sent, not confirmed), then it is done. After a reconnect everything in flight is sent
+again in the old order, with the DUP flag and its old packet identifier [MQTT-4.4.0-1]; for QoS 2 that has got its PUBREC the
+PUBREL is sent again instead [MQTT-4.3.3-1].
+
+A broker of MQTT 3.1.1 that forbids a publish can only confirm it all the same or close the connection [MQTT-3.3.5-2]. So an
+entry that is the oldest in flight each time the broker closes the connection is given up after `BLAMED` times: one
+forbidden message must not keep all others from being sent for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tstack.client.errors import NotConfirmed
+
+OUTBOX_MESSAGES = 1000
+"""Messages that wait or are in flight at most; a publish beyond that waits for room until its timeout."""
+
+OUTBOX_BYTES = 16 << 20
+"""Bytes of them at most. One message is always let in."""
+
+IN_FLIGHT = 100
+"""Messages sent and not confirmed at most: enough for a distant broker, few enough for one with small queues."""
+
+BLAMED = 3
+"""Connections that may end right after the same message before the message is given up."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One publish on its way."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    done: asyncio.Future[None]
+    packet_id: int = 0
+    released: bool = False
+    ended: int = field(default=0, init=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it is counted with."""
+        return len(self.topic) + len(self.payload)
+
+
+class Outbox:
+    """Entries in the order in which they were published."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._waiting: deque[Entry] = deque()
+        self._flying: OrderedDict[int, Entry] = OrderedDict()
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._flying)
+
+    async def add(self, entry: Entry) -> None:
+        """Put it at the end; waits while the outbox is full."""
+        while not self._room.is_set():
+            await self._room.wait()
+        self._waiting.append(entry)
+        self._count(entry.size)
+
+    def forget(self, entry: Entry) -> None:
+        """Nobody waits for it any more. What is in flight stays there: its packet identifier is taken until the answer."""
+        if entry in self._waiting:
+            self._waiting.remove(entry)
+            self._count(-entry.size)
+
+    def next(self, packet_id: Callable[[], int]) -> Entry | None:
+        """The next entry to send, unless it is of QoS 0 in flight from now under a new `packet_id`; None when there is none."""
+        if self._waiting and len(self._flying) < IN_FLIGHT:
+            entry = self._waiting.popleft()
+            if entry.qos:
+                entry.packet_id = packet_id()
+                self._flying[entry.packet_id] = entry
+            else:
+                self._count(-entry.size)
+            return entry
+        return None
+
+    def uses(self, packet_id: int) -> bool:
+        """Is this packet identifier taken?"""
+        return packet_id in self._flying
+
+    def in_flight(self) -> Iterator[Entry]:
+        """What has to be sent again on a new connection, oldest first."""
+        return iter(list(self._flying.values()))
+
+    def received(self, packet_id: int) -> Entry | None:
+        """PUBREC: the broker has a QoS 2 message; from now on only its release is repeated."""
+        entry = self._flying.get(packet_id)
+        if entry is not None:
+            entry.released = True
+        return entry
+
+    def confirmed(self, packet_id: int) -> None:
+        """PUBACK or PUBCOMP: done."""
+        entry = self._flying.pop(packet_id, None)
+        if entry is not None:
+            self._count(-entry.size)
+            if not entry.done.done():
+                entry.done.set_result(None)
+
+    def ended_by_broker(self) -> None:
+        """The broker closed the connection: the oldest in flight may be the reason."""
+        oldest = next(iter(self._flying.values()), None)
+        if oldest is None:
+            return
+        oldest.ended += 1
+        if oldest.ended >= BLAMED:
+            self._flying.pop(oldest.packet_id)
+            self._count(-oldest.size)
+            if not oldest.done.done():
+                oldest.done.set_exception(refusal(oldest))
+
+    def fail(self, error: Exception) -> None:
+        """Nothing will be sent any more."""
+        for entry in (*self._flying.values(), *self._waiting):
+            if not entry.done.done():
+                entry.done.set_exception(error)
+        self._flying.clear()
+        self._waiting.clear()
+        self._bytes = 0
+        self._room.set()
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if len(self) < self._max_messages and self._bytes < self._max_bytes:
+            self._room.set()
+        else:
+            self._room.clear()
+
+
+def refusal(entry: Entry) -> NotConfirmed:
+    """Why an entry was given up, as far as MQTT 3.1.1 lets one know."""
+    return NotConfirmed(
+        f"the broker closed the connection {entry.ended} times when it was sent a message to {entry.topic!r}",
+        "the user's rights may not cover the topic; the broker's log says why",
+    )
