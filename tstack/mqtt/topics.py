@@ -26,7 +26,7 @@ def check_topic(topic: str, max_levels: int = MAX_LEVELS) -> None:
         raise TopicNameInvalid("a topic name must be at least one character long")  # [MQTT-4.7.3-1]
     if "+" in topic or "#" in topic:  # [MQTT-3.3.2-2], [MQTT-4.7.1-1], 5.0 [MQTT-4.7.0-1]
         raise TopicNameInvalid(f"topic name {shown(topic)} holds a wildcard")
-    fault = _fault(topic, max_levels)
+    fault = _fault(topic, topic.count("/") + 1, max_levels)
     if fault:
         raise TopicNameInvalid(f"topic name {shown(topic)} {fault}")
 
@@ -45,7 +45,7 @@ def check_filter(filter_: str, max_levels: int = MAX_LEVELS) -> None:
             raise TopicFilterInvalid(f"{shown(filter_)} is not of the form $share/NAME/FILTER")
     if not plain:
         raise TopicFilterInvalid("a topic filter must be at least one character long")  # [MQTT-4.7.3-1]
-    fault = _fault(plain, max_levels) or _size_fault(filter_)
+    fault = _fault(filter_, plain.count("/") + 1, max_levels)
     if fault:
         raise TopicFilterInvalid(f"topic filter {shown(filter_)} {fault}")
     if "+" in plain or "#" in plain:
@@ -63,22 +63,19 @@ def _check_wildcards(filter_: str) -> None:
             raise TopicFilterInvalid(f"topic filter {shown(filter_)} has a wildcard that is not a whole level")
 
 
-def _fault(text: str, max_levels: int) -> str:
+def _fault(text: str, levels: int, max_levels: int) -> str:
+    """What is wrong with the text of a name or filter of so many levels; "" when nothing is."""
+    if levels > max_levels:
+        return f"has more than {max_levels} levels"
     if "\0" in text:
         return "holds U+0000"  # [MQTT-4.7.3-2]
-    if text.count("/") >= max_levels:
-        return f"has more than {max_levels} levels"
-    return _size_fault(text)
-
-
-def _size_fault(text: str) -> str:
     if text.isascii():
         size = len(text)
     else:
         try:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError:
-            return "is not well-formed Unicode"  # [MQTT-1.5.3-1], 5.0 [MQTT-1.5.4-1]
+            return "is not well-formed Unicode"  # 3.1.1 [MQTT-1.5.3-1], 5.0 [MQTT-1.5.4-1]
     return f"is longer than {MAX_TOPIC_BYTES} bytes" if size > MAX_TOPIC_BYTES else ""  # [MQTT-4.7.3-3]
 
 
