@@ -107,7 +107,11 @@ REG_SERVICE = Setting(
     "regservice", "TREG_URL", str, "http://localhost:8000/register.json", "URL of the registration service"
 )
 REG_CA_FILE = Setting(
-    "regcafile", "TREGISTER_CA_FILE", str, "", "CA of a registration service with https; blank: those that the system trusts"
+    "regcafile",
+    "TREGISTER_CA_FILE",
+    str,
+    "",
+    "CA of a registration service with https; blank: those that the system trusts",
 )
 REG_WAIT = Setting(
     "wait", "TREGISTER_WAIT", seconds, "2m", "how long tregister keeps trying while the service is away or busy"
@@ -140,9 +144,28 @@ GRAPHITE_PORT = Setting("graphiteport", "GRAPHITE_PORT", port, "2003", "port of 
 INFLUX_HOST = Setting("influxhost", "INFLUX_HOST", str, "localhost", "host of InfluxDB")
 INFLUX_PORT = Setting("influxport", "INFLUX_PORT", port, "8086", "port of InfluxDB")
 INFLUX_DATABASE = Setting("influxdatabase", "INFLUX_DATABASE", str, "device", "database, made when it is not there")
-SINK = (CONSUME_TYPE, TOPIC, GRAPHITE_HOST, GRAPHITE_PORT, INFLUX_HOST, INFLUX_PORT, INFLUX_DATABASE)
+CLIENT_ID = Setting(
+    "clientid", "TCONSUME_CLIENT_ID", str, "",
+    "MQTT client identifier, under which the broker keeps what comes in between two runs; "
+    "blank: made from user, host, -ctype and -topic",
+)  # fmt: skip
+JSON_LINES = Setting("json", "TCONSUME_JSON", boolean, "false", "stdout: a JSON object a line instead of CSV")
+COUNT = Setting("count", "TCONSUME_COUNT", integer(0, 1_000_000_000), "0", "end after this many messages; 0: never")
+SINK = (
+    CONSUME_TYPE, TOPIC, CLIENT_ID, JSON_LINES, COUNT, GRAPHITE_HOST, GRAPHITE_PORT, INFLUX_HOST, INFLUX_PORT,
+    INFLUX_DATABASE,
+)  # fmt: skip
 
 PAYLOAD = Setting("payload", "TPUBLISH_PAYLOAD", str, "", "what to publish; - reads it from standard input")
+QOS = Setting(
+    "qos",
+    "TPUBLISH_QOS",
+    integer(0, 2),
+    "1",
+    "1 and 2: the exit code 0 says that the broker has the message; 0: it may be lost",
+)
+RETAIN = Setting("retain", "TPUBLISH_RETAIN", boolean, "false", "let the broker keep it for whoever subscribes later")
+PUBLISH_WAIT = Setting("wait", "TPUBLISH_WAIT", seconds, "30s", "how long the broker has to confirm the message")
 
 # -- tuser ------------------------------------------------------------------------------------------------------------
 
@@ -168,7 +191,7 @@ TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR
 )  # fmt: skip
 TCONSUME: tuple[Setting[Any], ...] = (*SINK, *CLIENT, *LOGGING)
-TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, *CLIENT, *LOGGING)
+TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
 
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))

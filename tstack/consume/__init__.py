@@ -1,1 +1,1 @@
-"""Where tconsume sends what it reads: one sink a file."""
+"""What becomes of messages: `pump` carries them from the client to a sink; one sink a file."""
