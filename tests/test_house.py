@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from shutil import which
+from typing import Any
 
 import pytest
+import yaml
 
 import tstack
 from tests.processes import ROOT, command, run
@@ -126,3 +130,58 @@ def test_the_shell_scripts_are_sound() -> None:
     for path in sorted((ROOT / ".ci").iterdir()):
         assert path.stat().st_mode & 0o111 == 0o111, path
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0, path
+
+
+# -- what containers are made of --------------------------------------------------------------------------------------
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def test_env_dist_gives_docker_compose_what_it_asks_for() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    asked = set(re.findall(r"\$\{(\w+)", text))
+    assert asked >= set(settings.COMPOSE)
+    assert asked <= set(re.findall(r"^#?(\w+)=", settings.env_dist(), re.M))
+    without_default = set(re.findall(r"\$\{(\w+):\?", text))
+    assert without_default <= set(re.findall(r"^(\w+)=.", settings.env_dist(), re.M))
+
+
+def test_containers_are_given_settings_that_their_program_has() -> None:
+    for name, service in SERVICES.items():
+        if service["image"] == "tstack":
+            program = settings.PROGRAMS[service["command"][0]]
+            known = {setting.env for setting in program}
+            assert set(service["environment"]) <= known, name
+            for setting in program:
+                if "${" not in (text := service["environment"].get(setting.env, "${")):
+                    setting.parse(text)
+
+
+def test_containers_are_confined_and_watched() -> None:
+    for name, service in SERVICES.items():
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert "healthcheck" in service, name
+        for port in service.get("ports", []):
+            assert port.startswith(("127.0.0.1:", "${PUBLISH_ADDRESS:-127.0.0.1}:")), name
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    for target in {service["build"]["target"] for service in SERVICES.values()}:
+        (stage,) = [stage for stage in stages if re.match(rf"\S+ AS {target}\n", stage)]
+        assert re.search(r"^USER (?!root)\w+$", stage, re.M), target
+
+
+def test_docker_compose_reads_its_file(tmp_path: Path) -> None:
+    plugin = which("docker") and not run(["docker", "compose", "version"]).returncode
+    if not plugin and which("docker-compose") is None:
+        pytest.skip("docker compose is not installed")
+    compose = ["docker", "compose"] if plugin else ["docker-compose"]
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    shutil.copy(ROOT / "env.dist", tmp_path / ".env")
+    checked = run([*compose, "config", "--quiet"], cwd=tmp_path)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_only_what_the_image_is_built_from_goes_to_the_builder() -> None:
+    allowed = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.M))
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert {name for line in copied for name in line.split()} == allowed

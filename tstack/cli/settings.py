@@ -205,7 +205,7 @@ PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
 COMPOSE: dict[str, tuple[str, str]] = {
     "PUBLISH_ADDRESS": (
         "127.0.0.1",
-        "where the ports are reachable; 127.0.0.1 is this machine alone, 0.0.0.0 everybody: change the secrets first",
+        "where port 8883 is open; 127.0.0.1: to this machine alone; 0.0.0.0: to everybody, so change the secrets first",
     ),
     REG_KEY.env: ("PLEASE_CHANGE_ME_TOO", f"{REG_KEY.help} (-regkey of treg, tregister)"),
     "CONSUMER_USERNAME": ("consumer", "a user that may read everything, made for consumers such as tconsume"),
