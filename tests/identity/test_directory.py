@@ -131,7 +131,7 @@ async def test_a_record_that_makes_no_sense_is_no_user(store: EmbeddedStore, rec
         await directory.stop()
 
 
-@pytest.mark.parametrize("password", [b"", b"secret", HASH])
+@pytest.mark.parametrize("password", [b"", b"secret", HASH], ids=["none", "old", "hash"])
 async def test_a_user_without_a_password_has_no_login_by_password(
     store: EmbeddedStore, directory: Directory, password: bytes
 ) -> None:

@@ -132,6 +132,7 @@ async def test_hashes_of_other_makers_verify(verifier: Verifier, kind: bytes) ->
         b"$2x" + HASH[3:],
         b"\xff" * 60,
     ],
+    ids=["none", "plain", "short", "no-cost", "high-cost", "long", "other-kind", "binary"],
 )
 async def test_a_malformed_hash_never_verifies(verifier: Verifier, stored: bytes) -> None:
     assert await verifier.verify("u", stored, b"right") is False

@@ -108,6 +108,7 @@ def test_a_request_signed_with_an_old_hash_is_refused(tmp_path: Path, digest: st
         "\ud800",
         "\0" * 100,
     ],
+    ids=["empty", "text", "hollow", "zeros", "key", "large", "surrogate", "nul"],
 )
 def test_what_is_no_request_is_refused(pem: str) -> None:
     with pytest.raises(CsrError):
@@ -147,6 +148,7 @@ def encrypted() -> bytes:
         (b"x" * (keys.MAX_FILE_BYTES + 1), "larger"),
         (encrypted(), "encrypted"),
     ],
+    ids=["missing", "empty", "garbage", "zeros", "cut-off", "large", "encrypted"],
 )
 def test_a_bad_key_file_is_named_and_explained(tmp_path: Path, content: bytes | None, why: str) -> None:
     path = tmp_path / "some.key"
