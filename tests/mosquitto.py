@@ -34,7 +34,6 @@ class Mosquitto:
         acl: str = "",
         persistence: bool = False,
         extra: str = "",
-        websocket: bool = False,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -42,8 +41,6 @@ class Mosquitto:
         self._running: Running | None = None
         folder.mkdir(parents=True, exist_ok=True)
         lines = [f"listener {self.port} 127.0.0.1", "log_dest stdout", "log_type all", "user root"]
-        if websocket:
-            lines.append("protocol websockets")
         if tls is not None:
             lines += [f"cafile {tls.ca}", f"certfile {tls.cert}", f"keyfile {tls.key}"]
             if tls.require_client_certificate:

@@ -36,6 +36,7 @@ from amqtt.mqtt.protocol.client_handler import ClientProtocolHandler
 from tstack.client import tls
 from tstack.client.address import BrokerAddress
 from tstack.client.errors import TurnedAway, Unreachable
+from tstack.client.websocket import WebSocket
 
 log = logging.getLogger("tstack.client")
 
@@ -160,7 +161,7 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         self._address = address
         self._handler = _Handler(self.plugins_manager)
         self._handler.where = str(address)
-        self._stream: asyncio.StreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._heard = 0.0
         self._paused = False
 
@@ -189,8 +190,14 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         session = self._init_session(uri=str(self._address))
         session.username, session.password = self._options.username, self._options.password
         self.session = session
-        stream, self._stream = await asyncio.open_connection(self._address.host, self._address.port, ssl=context)
-        self._handler.attach(session, StreamReaderAdapter(stream), StreamWriterAdapter(self._stream))
+        if self._address.websocket:
+            socket = await WebSocket.open(str(self._address), context, MAX_PACKET)
+            self._transport = socket.transport
+            self._handler.attach(session, socket, socket)
+        else:
+            reader, writer = await asyncio.open_connection(self._address.host, self._address.port, ssl=context)
+            self._transport = writer.transport
+            self._handler.attach(session, StreamReaderAdapter(reader), StreamWriterAdapter(writer))
         code: int = await self._handler.mqtt_connect()
         if code:
             reason, hint = _RETURN_CODES.get(code, (f"return code {code}", ""))
@@ -237,17 +244,14 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
 
     async def close(self) -> None:
         """DISCONNECT, so that the broker does not send our will, and an orderly end within `CLOSE_TIMEOUT`."""
-        if self._stream is None:
-            return
         with contextlib.suppress(Unreachable, TurnedAway, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._handler.mqtt_disconnect()
-                self._stream.close()
-                await self._stream.wait_closed()
+                await self._handler.writer.close()
         self.cut()
 
     def cut(self) -> None:
         """End the connection at once."""
-        if self._stream is not None:
-            self._stream.transport.abort()
-            self._stream = None
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
