@@ -27,20 +27,21 @@ from tests.processes import Running, free_port, need, run, wait_until
 class Certificates:
     """A CA made for one test, in `folder`: `ca.crt`, and certificates that it signs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] = ("localhost", "127.0.0.1")) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._names = names
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"CA {folder.name}")])
         builder = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, 0), critical=True)
         self.ca_file = self._write("ca.crt", builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str) -> tuple[str, str]:
-        """Certificate and key for a peer called `name` at 127.0.0.1 and localhost, good for both ends (etcd needs that)."""
+        """Certificate and key for a peer called `name` at the CA's `names`, good for both ends (etcd needs that)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [_general_name(name) for name in self._names]
         builder = (
             self._builder(subject, key)
             .add_extension(x509.ExtendedKeyUsage(both), critical=False)
@@ -70,6 +71,13 @@ class Certificates:
         path = self.folder / name
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return str(path)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 class Etcd:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import ssl
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 import pytest
@@ -42,62 +43,81 @@ async def resync(watch: Watch) -> Resync:
     return change
 
 
-class Wire:
-    """A TCP connection to 127.0.0.1:`port` by way of `self.port`, that can be cut and mended."""
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-    def __init__(self, port: int) -> None:
-        self._to = port
+
+class Listener:
+    """A TCP server on 127.0.0.1:`port` that leaves nothing open behind it."""
+
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.port = free_port()
+        self._handler = handler
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
     async def mend(self) -> None:
         """Accept connections."""
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
 
     async def cut(self) -> None:
         """Close every connection and refuse new ones."""
-        assert self._server is not None
+        if self._server is None:
+            return
         self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
         self._server = None
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        there: asyncio.StreamWriter | None = None
-        try:
-            back, there = await asyncio.open_connection("127.0.0.1", self._to)
-            await asyncio.gather(self._pump(reader, there), self._pump(back, writer))
-        except OSError:
-            pass
-        except asyncio.CancelledError:
-            pass  # cut; StreamReaderProtocol would report it as an error
-        finally:
-            self._tasks.discard(task)
-            for end in (writer, there):
-                if end is not None:
-                    end.transport.abort()
+        task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.write_eof()
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                await self._handler(reader, writer)
+        finally:
+            await abort(writer)
 
     async def __aenter__(self) -> Self:
         await self.mend()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            await self.cut()
+        await self.cut()
+
+
+async def abort(writer: asyncio.StreamWriter) -> None:
+    """Close a connection at once."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+class Wire(Listener):
+    """A TCP connection to 127.0.0.1:`to` by way of `port`, that can be cut and mended."""
+
+    def __init__(self, to: int) -> None:
+        super().__init__(self._carry)
+        self._to = to
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            await asyncio.gather(self._pump(reader, there), self._pump(back, writer))
+        finally:
+            await abort(there)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()

@@ -182,24 +182,10 @@ class Member:
         if self._channel.get_state() is grpc.ChannelConnectivity.READY:
             return
         try:
-            async with asyncio.timeout(limit):
-                await self._connect(limit)
-        except TimeoutError:
-            raise StoreUnavailable(
-                f"{self.endpoint} cannot be reached within {limit:g} s", "is it an etcd, and does it run?"
-            ) from None
+            # a request waits while the channel connects, and fails with the reason when it cannot
+            await self.maintenance.Status(etcdrpc.StatusRequest(), timeout=limit)
         except grpc.aio.AioRpcError as error:
             raise failure(error, self.endpoint) from None
-
-    async def _connect(self, limit: float) -> None:
-        state = self._channel.get_state(try_to_connect=True)
-        while state is not grpc.ChannelConnectivity.READY:
-            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                # the channel does not say why; a request does, and fails at once because there is no connection
-                await self.maintenance.Status(etcdrpc.StatusRequest(), timeout=limit)
-                return
-            await self._channel.wait_for_state_change(state)
-            state = self._channel.get_state(try_to_connect=True)
 
     async def close(self) -> None:
         """Cut the connection; what is on its way is cancelled."""
@@ -372,6 +358,7 @@ _REFUSALS = {
     "space exceeded": "compact and defragment etcd, then `etcdctl alarm disarm`; see its --quota-backend-bytes",
 }
 _NOT_ETCD = "that is etcd's client address? it is usually port 2379 of an etcd 3"
+_CLIENT = "give a certificate from the CA that etcd trusts by -etcdcertfile and -etcdkeyfile"
 _UNREACHABLE = {
     "WRONG_VERSION_NUMBER": ("does not speak TLS", "write http:// for an etcd without certificates"),
     "CERTIFICATE_VERIFY_FAILED": (
@@ -384,7 +371,9 @@ _UNREACHABLE = {
     "Connection refused": ("refuses the connection", "is etcd running there?"),
     "Domain name not found": ("has a name that is not known", "check the endpoint's spelling and the name server"),
     "no leader": ("has no leader", "most members of the cluster must be running"),
-    "certificate": ("demands a client certificate", "give one by -etcdcertfile and -etcdkeyfile"),
+    # what TLS 1.3 leaves to see of a refused client, and what TLS 1.2 does
+    "Unwrap failed": ("ends the connection, as it does without a client certificate that it trusts", _CLIENT),
+    "certificate": ("does not let this client in", _CLIENT),
 }
 
 
@@ -392,13 +381,13 @@ def _unreachable(text: str, endpoint: Endpoint) -> StoreUnavailable:
     for sign, (what, hint) in _UNREACHABLE.items():
         if sign in text:
             return StoreUnavailable(f"{endpoint} {what}", hint)
-    hint = "is it an etcd, and does it run?"
     if "closed" in text or "reset" in text:
         hint = (
-            "when it demands a client certificate, give one by -etcdcertfile and -etcdkeyfile; when it speaks no TLS, write http://"
+            "when it speaks no TLS, write http://; or else " + _CLIENT
             if endpoint.tls
             else "when it speaks TLS, write https://"
         )
-    return StoreUnavailable(
-        f"{endpoint} does not answer: {text.rpartition('last error: ')[2] or 'no reason given'}", hint
-    )
+    else:
+        hint = "is it an etcd, and does it run?"
+    reason = text.rpartition("last error: ")[2] or "no reason given"
+    return StoreUnavailable(f"{endpoint} does not answer: {reason}", hint)
