@@ -1,7 +1,8 @@
-"""What holds for every test: nothing of the caller's settings gets in, and no process is left behind."""
+"""What holds for every test: no settings of the caller's, no logging of the test before, no process left behind."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,16 @@ def pytest_configure() -> None:
     for setting in (*settings.everything(), CONFIG):
         os.environ.pop(setting.env, None)
         os.environ.pop(f"{setting.env}_FILE", None)
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_it_was() -> Iterator[None]:
+    """A program's `main` sets logging up for its whole process, which is that of the tests when they call it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

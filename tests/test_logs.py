@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -20,15 +20,9 @@ FORGERY = "bob\n2026-01-01T00:00:00.000Z ERROR   tstack: the CA key was given aw
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[str]]]:
-    """The lines that went to standard error since it was asked last; logging is as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield lambda: capsys.readouterr().err.removesuffix("\n").split("\n")
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """The lines that went to standard error since it was asked last."""
+    return lambda: capsys.readouterr().err.removesuffix("\n").split("\n")
 
 
 def test_a_line_has_time_level_name_and_message(printed: Callable[[], list[str]]) -> None:

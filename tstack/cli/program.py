@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import os
 import sys
 import time
@@ -72,6 +73,8 @@ def start(
 ) -> int:
     """Parse, resolve, set logging up, run `main`; a `Failure` becomes two lines and exit code 1 (2 for usage)."""
     flags = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a topic need not exist in the terminal's character set
     try:
         values = resolve(settings, flags, os.environ, declared.everything())
         if declared.LOG_LEVEL in settings:
@@ -114,9 +117,17 @@ def open_store(values: Values) -> Store:
 async def opened(store: Store, patience: float, stopping: asyncio.Event | None = None) -> AsyncIterator[Store]:
     """The store, open; waits `patience` seconds for one that is down, with a line that says so, and closes it in the end.
 
-    Raises `StoreUnavailable` when it stays down, `StoreError` at once when what answers is no store of ours, `Failure` when
-    `stopping` is set meanwhile.
+    Raises `StoreUnavailable` when it stays down, `StoreError` at once when what answers is no store of ours, and
+    `service.Stopped` when `stopping` is set meanwhile.
     """
+    try:
+        await _open(store, patience, stopping or asyncio.Event())
+        yield store
+    finally:
+        await store.close()
+
+
+async def _open(store: Store, patience: float, stopping: asyncio.Event) -> None:
     deadline = time.monotonic() + patience
     told = False
     while True:
@@ -128,26 +139,13 @@ async def opened(store: Store, patience: float, stopping: asyncio.Event | None =
             if left <= 0:
                 raise
             if not told:
-                print(f"waiting up to {patience:.0f} s for the store: {error.message}", file=sys.stderr, flush=True)
+                print(f"waiting up to {patience:g} s for the store: {error.message}", file=sys.stderr, flush=True)
                 told = True
-            await _pause(min(1.0, left), stopping)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), min(1.0, left))
+            raise service.Stopped
     if told:
         print("the store is there", file=sys.stderr, flush=True)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def _pause(seconds: float, stopping: asyncio.Event | None) -> None:
-    if stopping is None:
-        await asyncio.sleep(seconds)
-        return
-    try:
-        await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        return
-    raise Failure("stopped while waiting for the store")
 
 
 def required(values: Values, *settings: Setting[str]) -> None:
