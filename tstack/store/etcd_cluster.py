@@ -366,6 +366,7 @@ _UNREACHABLE = {
         "give the CA that signed it by -etcdcafile",
     ),
     "ostname": ("shows a certificate for another name", "use the name that its certificate has"),
+    "not in peer certificate": ("shows a certificate for another name", "use the name that its certificate has"),
     "http1.x": ("is not an etcd: it speaks HTTP/1", _NOT_ETCD),
     "Failed parsing HTTP/2": ("is not an etcd", _NOT_ETCD),
     "Connection refused": ("refuses the connection", "is etcd running there?"),

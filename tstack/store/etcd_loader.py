@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from tstack.errors import Failure
 
@@ -62,8 +63,11 @@ def _build(folder: Path) -> ModuleType:
     whole.__path__ = []
     made = {PACKAGE: whole}
     for name in PROTOS:
-        proto = descriptor_pb2.FileDescriptorProto.FromString(_serialized(folder / f"{name}.py"))
-        pool.Add(proto)
+        try:
+            proto = descriptor_pb2.FileDescriptorProto.FromString(_serialized(folder / f"{name}.py"))
+            pool.Add(proto)
+        except (DecodeError, TypeError) as error:
+            raise Failure(f"the package etcd3 is damaged: {name}.py: {error}", REINSTALL) from None
         made[f"{PACKAGE}.{name}"] = module = ModuleType(f"{PACKAGE}.{name}")
         for key, value in (*_messages(pool, proto), *_stubs(pool, proto)):
             setattr(module, key, value)
