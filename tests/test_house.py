@@ -132,6 +132,20 @@ def test_the_shell_scripts_are_sound() -> None:
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0, path
 
 
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_metrics_that_the_documentation_names_exist() -> None:
+    named = set(re.findall(r"`(tstack_\w+)", (ROOT / "docs" / "operations.md").read_text()))
+    source = (ROOT / "tstack" / "broker" / "metrics.py").read_text()
+    assert named
+    assert [name for name in named if f'"{name.removeprefix("tstack_")}"' not in source] == []
+
+
 # -- what containers are made of --------------------------------------------------------------------------------------
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
