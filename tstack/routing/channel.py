@@ -19,9 +19,11 @@ from until there is room (`waiting_for`), or until the patience for it is used u
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tstack.mqtt.codes import PacketType, ReasonCode
+from tstack.mqtt.connect import Connect, refusal
 from tstack.mqtt.errors import (
     MalformedError,
     MqttError,
@@ -31,7 +33,6 @@ from tstack.mqtt.errors import (
     ReceiveMaximumExceeded,
     TopicAliasInvalid,
 )
-from tstack.mqtt.connect import Connect, refusal
 from tstack.mqtt.packets import (
     Acknowledgement,
     Disconnect,
@@ -81,7 +82,7 @@ class Channel(Timed):
 
     __slots__ = (
         "_chunks", "_have", "_need", "aliases", "carrier", "connect", "dirty", "generation", "keep_alive", "last_seen",
-        "out", "peer", "peer_packet_limit", "reason", "refusing", "room", "router", "routes", "session", "state",
+        "out", "peer", "peer_packet_limit", "reason", "refusing", "remembered", "room", "router", "routes", "session", "state",
         "unread_since", "version", "waiting_for", "waiting_since", "will_wanted",
     )  # fmt: skip
 
@@ -101,6 +102,8 @@ class Channel(Timed):
         """Bytes of messages that may be added to `out` before the next flush: then QoS 0 is dropped, the rest waits."""
         self.dirty = False
         self.routes: dict[bytes, Route] = {}
+        self.remembered = 0
+        """Topics and receivers in `routes`."""
         self.generation = -1
         self._chunks: list[bytes] | None = None
         """Bytes that came in and could not be handled yet; `_need`: handle them when so many are there."""
@@ -115,8 +118,8 @@ class Channel(Timed):
         self.waiting_since = 0.0
         self.unread_since = 0.0
         """Since when the carrier has not read from the client; 0 while it does."""
-        self.refusing = False
-        """The patience for `waiting_for` is used up: refuse the message that still finds no room."""
+        self.refusing: Session | None = None
+        """The patience for this receiver is used up: refuse the message that still finds no room there."""
         self.will_wanted = True
         """Is the will to be sent when the connection ends? Not after a DISCONNECT [MQTT-3.14.4-3]."""
         self.reason = ""
@@ -139,15 +142,17 @@ class Channel(Timed):
 
     def proceed(self) -> None:
         """Go on with what was kept: the CONNECT has been accepted, or there is room again."""
-        self.waiting_for = None
+        waited_for, self.waiting_for = self.waiting_for, None
         if self._chunks is not None and self.state != CLOSED:
             data = b"".join(self._chunks)
             self._chunks = None
             self._feed(data)
         if self.waiting_for is None:
             self.waiting_since = 0.0
-            self.refusing = False
+            self.refusing = None
             self.mark()
+        if waited_for is not None:
+            waited_for.wake()  # the next one in the row, if there still is room
 
     def _keep(self, data: bytes, pos: int, need: int) -> None:
         """Keep the bytes from `pos` on, until `need` of them are there."""
@@ -203,13 +208,13 @@ class Channel(Timed):
             length = data[pos + 1]
             body = pos + 2
             if length > 127:
-                body, length = _length(data, pos)
+                body, length = _length(data, pos, is_v5)
                 if not body:
                     break
-            stop = body + length
-            if stop > end:
                 if length > limit:
                     raise PacketTooLarge("the packet is too large")
+            stop = body + length
+            if stop > end:
                 self._keep(data, pos, stop - pos)
                 return
             if first == 0x30 or first == 0x32:
@@ -235,8 +240,6 @@ class Channel(Timed):
                 if not session.acknowledged(data[body:stop]):
                     self._stray(data[body:stop], "PUBACK")
             else:
-                if length > limit:
-                    raise PacketTooLarge("the packet is too large")
                 self._packet(first, data[body:stop])
             if self.state != OPEN:
                 return
@@ -271,7 +274,7 @@ class Channel(Timed):
             length = data[stop + 1]
             body = stop + 2
             if length > 127:
-                if body >= end or data[body] > 127:
+                if body >= end or not 0 < data[body] < 128:
                     break
                 length = length & 127 | data[body] << 7
                 body += 1
@@ -336,6 +339,7 @@ class Channel(Timed):
                 or not target.qos
                 or session.queue is not None
                 or len(session.inflight) >= session.window
+                or channel.room <= 0
             ):
                 if target.qos:
                     if message is None:
@@ -403,7 +407,7 @@ class Channel(Timed):
                 self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED)
                 return
             router.counters.drop("no room for retained")
-        router.deliver(message, route)
+        router.deliver(message, route, room=True)
         if packet.qos == 2:
             if session.received is None:
                 session.received = set()
@@ -436,10 +440,14 @@ class Channel(Timed):
 
     def _route(self, topic: bytes) -> Route:
         """Ask the router, and remember the answer; the memory is bounded by starting anew."""
-        if len(self.routes) >= self.router.limits.routes:
-            self.routes.clear()
         assert self.session is not None
         route = self.router.route(topic, self.session)
+        if not self.routes:
+            self.remembered = 0
+        self.remembered += 1 + len(route.targets)
+        if self.remembered > self.router.limits.routes:
+            self.routes.clear()
+            self.remembered = 1 + len(route.targets)
         self.routes[topic] = route
         return route
 
@@ -455,14 +463,14 @@ class Channel(Timed):
             self.fail(MqttError(f"may not publish to {topic}", ReasonCode.NOT_AUTHORIZED))
 
     def _no_room(self, session: Session, qos: int, pid: bytes) -> None:
-        """A receiver has no room: wait, unless the patience is used up; then refuse, and acknowledge nothing."""
-        if not self.refusing:
+        """A receiver has no room: wait, unless the patience for it is used up; then refuse, and acknowledge nothing."""
+        if session is not self.refusing:
             if session.waiters is None:
-                session.waiters = []
+                session.waiters = deque()
             session.waiters.append(self)
             self.waiting_for = session
             return
-        self.refusing = False
+        self.refusing = None
         self.router.counters.publishes_refused += 1
         if self.version >= 5:
             self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED)
@@ -473,6 +481,7 @@ class Channel(Timed):
         """Keep the message that waits for room, and what is behind it. Patience starts anew with each message."""
         if pos or not self.waiting_since:
             self.waiting_since = self.router.now
+            self.refusing = None
             self.router.sessions.wait_for_room(self)
         self._keep(data, pos, 1 << 30)
         self.mark()
@@ -601,10 +610,11 @@ class Channel(Timed):
         self.router.sessions.closed(self)
 
 
-def _length(data: bytes, pos: int) -> tuple[int, int]:
-    """Where the variable header starts, and the remaining length; (0, 0) when more bytes are wanted [MQTT-1.5.5-1].
+def _length(data: bytes, pos: int, shortest: bool = False) -> tuple[int, int]:
+    """Where the variable header starts, and the remaining length; (0, 0) when more bytes are wanted.
 
-    Raises `MalformedError` for a length of more than four bytes.
+    Raises `MalformedError` for a length of more than four bytes, and with `shortest`, as 5.0 wants it [MQTT-1.5.5-1], for one
+    of more bytes than it needs.
     """
     length = 0
     shift = 0
@@ -612,6 +622,8 @@ def _length(data: bytes, pos: int) -> tuple[int, int]:
         byte = data[at]
         length |= (byte & 127) << shift
         if byte < 128:
+            if shortest and shift and not byte:
+                raise MalformedError("the remaining length is longer than it needs to be")
             return at + 1, length
         shift += 7
     if len(data) - pos >= 5:

@@ -19,7 +19,8 @@ class Limits:
     """Size of a CONNECT: room for a will of some kilobytes, too little to fill memory from many connections."""
 
     packet: int = 1 << 20
-    """Size of any other packet: what is announced above it is refused from its header, never buffered."""
+    """Remaining length of any other packet: what is announced above it is refused from its header, never buffered. At least
+    16 KiB: packets in a run are shorter than that and not looked at again."""
 
     topic_bytes: int = 4096
     """Length of a topic name or filter: device topics are short, and routes and retained topics are kept by topic."""
@@ -52,7 +53,7 @@ class Limits:
     """Bytes of topics and payloads that wait for a session beyond those in flight."""
 
     queue_patience: float = 5.0
-    """How long a publisher waits, unread, for room in the queue of a session before its message is refused."""
+    """How long a publisher waits, unread, for a session that makes no room in its queue before its message is refused."""
 
     output: int = 4 << 20
     """Bytes of QoS 0 messages that wait for one slow connection; what comes on top is dropped and counted."""
@@ -64,7 +65,7 @@ class Limits:
     """Bytes of topics and payloads of all retained messages."""
 
     routes: int = 4096
-    """Topics whose receivers one connection remembers: beyond it the memory of topics starts anew."""
+    """Topics and receivers of these that one connection remembers: beyond it its memory starts anew."""
 
     topic_aliases: int = 32
     """Topic aliases that a 5.0 client may set on one connection."""

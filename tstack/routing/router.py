@@ -92,10 +92,14 @@ class Router:
         route.groups = found.groups
 
     def full(self, route: Route) -> Session | None:
-        """A receiver that has no room for one more QoS 1 or 2 message, or None."""
+        """A receiver that has no room for one more QoS 1 or 2 message, or None; of a shared subscription when none has."""
         for target in route.targets:
             if target.qos and target.session.queue is not None and not target.session.has_room():
                 return target.session
+        for group in route.groups:
+            session = group.full()
+            if session is not None:
+                return session
         return None
 
     # -- messages ----------------------------------------------------------------------------------------------------------
@@ -123,32 +127,36 @@ class Router:
         """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
         route = Route(message.topic.decode(), message.topic, True)
         self._find(route, publisher)
-        if message.retain:
-            self.retain(message)
-        self.deliver(message, route)
+        if message.retain and not self.retain(message):
+            self.counters.drop("no room for retained")
+        self.deliver(message, route, room=False)
 
-    def deliver(self, message: Message, route: Route) -> None:
-        """To every receiver at the lower of the two QoS [MQTT-3.8.4-8]; to one member of each shared subscription."""
+    def deliver(self, message: Message, route: Route, *, room: bool) -> None:
+        """To every receiver at the lower of the two QoS [MQTT-3.8.4-8]; to one member of each shared subscription.
+
+        With `room`, `full` has said that there is some: nothing is dropped for want of it, though a session that receives the
+        message twice may have had room for one.
+        """
         for target in route.targets:
-            self._deliver(message, target.session, target.qos, target.retain_as_published, target.identifiers)
+            self._deliver(message, target.session, target.qos, target.retain_as_published, target.identifiers, room)
         for group in route.groups:
-            self._deliver_shared(message, group.choose(message.qos))
+            self._deliver_shared(message, group.choose(message.qos, room), room)
 
-    def _deliver_shared(self, message: Message, member: Subscription | None) -> None:
+    def _deliver_shared(self, message: Message, member: Subscription | None, room: bool) -> None:
         if member is None:
             self.counters.drop("no member of the shared subscription")
             return
-        self._deliver(message, member.session, member.qos, member.retain_as_published, member.identifier_bytes)
+        self._deliver(message, member.session, member.qos, member.retain_as_published, member.identifier_bytes, room)
 
     def _deliver(
-        self, message: Message, session: Session, granted: int, as_published: bool, identifiers: bytes
+        self, message: Message, session: Session, granted: int, as_published: bool, identifiers: bytes, room: bool
     ) -> None:
         qos = min(message.qos, granted)
         retain = as_published and message.retain
         channel = session.channel
         if qos:
-            if session.queue is not None and not session.has_room():
-                # only messages that nobody waits to have acknowledged come this far: wills and the broker's own
+            if not room and not session.has_room():
+                # a message that nobody waits to have acknowledged: a will, or the broker's own
                 self.counters.drop("queue full")
                 return
             session.deliver(message, qos, retain, identifiers)
@@ -180,9 +188,9 @@ class Router:
                     if session.channel is not None:
                         session.channel.offer(packet, 1)
             for target in route.special:
-                self._deliver(message, target.session, 0, False, target.identifiers)
+                self._deliver(message, target.session, 0, False, target.identifiers, False)
             for group in route.groups:
-                self._deliver_shared(message, group.choose(0))
+                self._deliver_shared(message, group.choose(0), False)
 
     def retain(self, message: Message) -> bool:
         """Keep as the retained message of its topic [MQTT-3.3.1-5]; False when there is no room."""
@@ -227,7 +235,7 @@ class Router:
     def _judge(self, session: Session, request: SubscriptionRequest, identifier: bytes, is_new: bool) -> Subscription:
         """The subscription that is granted. Raises `MqttError` with the code of the refusal."""
         filter_ = request.filter
-        if len(filter_) > self.limits.topic_bytes:
+        if len(filter_.encode()) > self.limits.topic_bytes:
             raise MqttError("the topic filter is too long", ReasonCode.TOPIC_FILTER_INVALID)
         topics.check_filter(filter_, self.limits.topic_levels)
         group, plain = topics.split_shared(filter_)

@@ -56,8 +56,8 @@ class Session(Timed):
 
     __slots__ = (
         "_next", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "permissions", "queue",
-        "queued_bytes", "received", "router", "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay",
-        "window",
+        "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters", "will", "will_at",
+        "will_delay", "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -87,8 +87,10 @@ class Session(Timed):
         self.will: Message | None = None
         self.will_delay = 0.0
         self.will_at = 0.0
-        self.waiters: list[Channel] | None = None
-        """Publishers that wait for room in the queue."""
+        self.waiters: deque[Channel] | None = None
+        """Publishers that wait for room in the queue, the longest waiting first."""
+        self.room_at = 0.0
+        """When it last made room for one of them."""
 
     def __repr__(self) -> str:
         state = "connected" if self.channel is not None else "away"
@@ -157,14 +159,23 @@ class Session(Timed):
                 self._send(channel, message, pending.first, pending.identifiers)
             if not queue:
                 self.queue = None
-        if self.waiters is not None and self.has_room():
+        if self.waiters is not None:
             self.wake()
 
     def wake(self) -> None:
-        """Let the publishers that wait for room try again."""
-        waiters, self.waiters = self.waiters, None
-        if waiters is not None:
-            self.router.awake.extend(waiters)
+        """Let the publisher that has waited longest try again, when there is room. It wakes the next one when it is done."""
+        if self.waiters and self.has_room():
+            self.room_at = self.router.now
+            self.router.awake.append(self.waiters.popleft())
+        if not self.waiters:
+            self.waiters = None
+
+    def no_longer_waits(self, channel: Channel) -> bool:
+        """A publisher waits no more. False when it did not."""
+        if self.waiters is None or channel not in self.waiters:
+            return False
+        self.waiters.remove(channel)
+        return True
 
     # -- acknowledgements from the client ----------------------------------------------------------------------------------
 
@@ -233,6 +244,7 @@ class Session(Timed):
             self.router.counters.drop("rights", dropped)
         self.queue = kept or None
         self.queued_bytes = size
+        self.pump()
 
 
 def _after_length(packet: bytes) -> int:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
-from tstack.mqtt.errors import MqttError
 from tstack.mqtt.connect import ConnAck, Connect
+from tstack.mqtt.errors import MqttError
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
 from tstack.routing.deadlines import Deadlines
@@ -95,6 +95,7 @@ class Sessions:
                 session.channel.close("session taken over", ReasonCode.SESSION_TAKEN_OVER)
             session.will_at = 0.0
             if connect.clean_start or session.expiry == 0.0:
+                self._send_will(session)  # one that was delayed: it waits no longer than the session lasts
                 self.end(session)
                 session = None
         present = session is not None
@@ -122,7 +123,7 @@ class Sessions:
         if will is None:
             return None
         limits = self._router.limits
-        if len(will.topic) > limits.topic_bytes:
+        if len(will.topic.encode()) > limits.topic_bytes:
             raise MqttError("the will's topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
         topics.check_topic(will.topic, limits.topic_levels)
         if will.topic.startswith("$SYS") or not permissions.may_publish(will.topic):
@@ -205,6 +206,7 @@ class Sessions:
         if channel.state == channels.CLOSED:
             return
         self._router.counters.connections_refused += 1
+        channel.connect = None
         if channel.version >= 5:
             channel.put(ConnAck(False, code, Properties()).encode(channel.version))
         else:
@@ -217,6 +219,8 @@ class Sessions:
         """A channel was closed: its session is kept or ends, its will is sent, delayed or forgotten."""
         self._deadlines.clear(channel)
         self._stalled.discard(channel)
+        if channel.waiting_for is not None:
+            channel.waiting_for.no_longer_waits(channel)
         session = channel.session
         if session is None or session.channel is not channel:
             return
@@ -316,7 +320,7 @@ class Sessions:
             session = channel.waiting_for
             if session is None:
                 self._stalled.discard(channel)
-            elif now - channel.waiting_since >= self._router.limits.queue_patience:
+            elif now - max(channel.waiting_since, session.room_at) >= self._router.limits.queue_patience:
                 self._stalled.discard(channel)
                 self._lose_patience(channel, session)
 
@@ -332,10 +336,10 @@ class Sessions:
             self._deadlines.set(session, session.will_at or session.expires_at)
 
     def _channel_due(self, channel: Channel, now: float) -> None:
-        if channel.state == channels.NEW:
+        if channel.state != channels.OPEN:
             channel.close("no CONNECT in time", ReasonCode.MAXIMUM_CONNECT_TIME)
-        elif channel.state == channels.OPEN and channel.keep_alive:
-            if 0 < now - channel.unread_since < UNREAD:
+        elif channel.keep_alive:
+            if channel.unread_since and now - channel.unread_since < UNREAD:
                 channel.last_seen = now  # it is we who do not read: no word on whether it is alive
             if channel.last_seen + channel.keep_alive <= now:
                 channel.close("keep alive timed out", ReasonCode.KEEP_ALIVE_TIMEOUT)
@@ -346,7 +350,7 @@ class Sessions:
         """A receiver made no room. One that is connected does not acknowledge: it has to go. Then refuse, or go on."""
         if session.channel is not None:
             session.channel.close("does not acknowledge", ReasonCode.QUOTA_EXCEEDED)
-        channel.refusing = True
-        if session.waiters and channel in session.waiters:
-            session.waiters.remove(channel)
+        channel.refusing = session
+        channel.waiting_since = 0.0
+        if session.no_longer_waits(channel):
             self._router.awake.append(channel)

@@ -51,22 +51,42 @@ class Group:
         self.members: list[Subscription] = []
         self.turn = 0
 
-    def choose(self, qos: int) -> Subscription | None:
-        """The member whose turn it is: one that is connected and has room, else one that can keep a QoS 1 or 2 message."""
+    def choose(self, qos: int, room: bool = False) -> Subscription | None:
+        """The member whose turn it is: one that is connected and has room, else one that can keep a QoS 1 or 2 message.
+
+        `room`: `full` has said that one can; when that place is taken by now, any of them has to.
+        """
         count = len(self.members)
         waiting: Subscription | None = None
+        crowded: Subscription | None = None
         for step in range(count):
             member = self.members[(self.turn + step) % count]
             session = member.session
-            if session.channel is not None and (qos == 0 or session.has_window()):
+            if session.channel is not None and (not (qos and member.qos) or session.has_window()):
                 self.turn = (self.turn + step + 1) % count
                 return member
-            if waiting is None and member.qos and session.has_room():
+            if not (qos and member.qos):
+                continue
+            if waiting is None and session.has_room():
                 waiting = member
-        if waiting is None and qos == 0 and count:
-            return None
-        self.turn = (self.turn + 1) % count if count else 0
-        return waiting if qos else None
+            elif crowded is None:
+                crowded = member
+        if waiting is None and room:
+            waiting = crowded
+        if waiting is not None:
+            self.turn = (self.turn + 1) % count
+        return waiting
+
+    def full(self) -> Session | None:
+        """The member to wait for when none has room for one more QoS 1 or 2 message: one that is connected, if there is one."""
+        found: Session | None = None
+        for member in self.members:
+            session = member.session
+            if session.channel is not None if not member.qos else session.has_room():
+                return None
+            if member.qos and (found is None or session.channel is not None):
+                found = session
+        return found
 
 
 class Node:
