@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,16 +20,12 @@ from tstack.registration import errors
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.health import Health
+from tstack.registration.limits import Limits
 from tstack.registration.ratelimit import RateLimit
-from tstack.registration.register import MAX_BODY, Register, Registrar
+from tstack.registration.register import Register, Registrar
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
-
-STOP_SECONDS = 5.0
-"""Seconds that requests at work get to end when the service stops."""
-
-TLS_HANDSHAKE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,25 @@ class Options:
     proxies: Sequence[str] = ()
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
+    limits: Limits = field(default_factory=Limits)
 
 
 class Registration:
     """The service. The store is opened and closed by whoever made it."""
 
-    def __init__(self, store: Store, authority: Authority, ca_pem: str, options: Options) -> None:
-        """`ca_pem` is what devices get as `Ca`. Raises `UsageError` for options that make no sense."""
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority,
+        ca_pem: str,
+        options: Options,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by.
+
+        Raises `UsageError` for options that make no sense.
+        """
         if not options.key:
             raise UsageError("the registration key is blank", "choose a long random one")
         if options.validity <= timedelta(0):
@@ -62,13 +71,19 @@ class Registration:
         self._options = options
         self._ca_pem = ca_pem
         self._registrar = Registrar(
-            store, authority, broker_url=options.broker_url, ca_pem=ca_pem, validity=options.validity
+            store,
+            authority,
+            broker_url=options.broker_url,
+            ca_pem=ca_pem,
+            validity=options.validity,
+            limits=options.limits,
         )
         self._register = Register(
             self._registrar,
             key=options.key,
-            limit=RateLimit(options.burst, options.every),
+            rate=RateLimit(options.burst, options.every, max_clients=options.limits.clients, clock=clock),
             proxies=Proxies(options.proxies),
+            limits=options.limits,
         )
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
@@ -88,16 +103,17 @@ class Registration:
 
     async def start(self) -> None:
         """Listen. Raises `Failure` when it cannot."""
-        self._runner = web.AppRunner(self._app(), shutdown_timeout=STOP_SECONDS)
+        limits = self._options.limits
+        self._runner = web.AppRunner(self._app(), shutdown_timeout=limits.stop_seconds)
         await self._runner.setup()
         assert self._runner.server is not None
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                Connections(self._runner.server),
+                Connections(self._runner.server, limits),
                 self._options.host or None,
                 self._options.port,
                 ssl=self._options.tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if self._options.tls else None,
+                ssl_handshake_timeout=limits.tls_handshake_seconds if self._options.tls else None,
             )
         except OSError as error:
             await self.stop()
@@ -110,7 +126,7 @@ class Registration:
             log.info("listening on %s", url)
 
     async def stop(self) -> None:
-        """Take no more requests, give those at work `STOP_SECONDS` to end, and end. May be called twice."""
+        """Take no more requests, give those at work their time to end, and end. May be called twice."""
         listener, self._listener = self._listener, None
         runner, self._runner = self._runner, None
         if listener is not None:
@@ -120,9 +136,9 @@ class Registration:
         self._registrar.close()
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[_answer_errors])
+        app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
         app.on_response_prepare.append(_finish)
-        app.router.add_post("/register.json", self._register)
+        app.router.add_post("/register.json", self._register.answer)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)

@@ -13,17 +13,10 @@ from typing import cast
 from aiohttp import web
 
 from tstack.registration.errors import json_error
-
-MAX_CONNECTIONS = 1000
-"""Connections at once; one more is closed unanswered. TLS connections count from the end of their handshake on."""
-
-CONNECTION_SECONDS = 30.0
-"""Seconds that a connection may last: a slow body, a slow store and a slow reader fit in."""
-
-SERVER = "treg"
+from tstack.registration.limits import Limits
 
 HEADERS = {
-    "Server": SERVER,
+    "Server": "treg",
     "Cache-Control": "no-store",
     "Connection": "close",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -39,12 +32,9 @@ _http_log.setLevel(logging.CRITICAL)  # aiohttp writes a traceback there for eve
 class Connections:
     """Makes the protocol of every connection, for `loop.create_server`."""
 
-    def __init__(
-        self, server: web.Server, *, limit: int = MAX_CONNECTIONS, seconds: float = CONNECTION_SECONDS
-    ) -> None:
+    def __init__(self, server: web.Server, limits: Limits) -> None:
         self.server = server
-        self.limit = limit
-        self.seconds = seconds
+        self.limits = limits
         self.open = 0
 
     def __call__(self) -> asyncio.Protocol:
@@ -60,7 +50,7 @@ class _Connection(web.RequestHandler):
         super().__init__(
             connections.server,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=connections.seconds,
+            keepalive_timeout=connections.limits.connection_seconds,
             logger=_http_log,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to keep none
             auto_decompress=False,
@@ -72,13 +62,13 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         aborting = cast(asyncio.Transport, transport)  # uvloop's transports are none by class
         connections = self._connections
-        if connections.open >= connections.limit:
+        if connections.open >= connections.limits.connections:
             aborting.abort()
         else:
             connections.open += 1
             self._counted = True
             loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(connections.seconds, aborting.abort)
+            self._deadline = loop.call_later(connections.limits.connection_seconds, aborting.abort)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

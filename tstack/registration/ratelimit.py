@@ -10,16 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-MAX_CLIENTS = 50_000
-"""Clients that are remembered (about 8 MB). When there are more, the one that was let through longest ago is forgotten first:
-somebody with that many addresses is not held up by a limit per address anyway."""
-
 
 class RateLimit:
-    """`burst` requests at once (at least 1), then one every `every` seconds (0: no limit), for each client."""
+    """`burst` requests at once (at least 1), then one every `every` seconds (0: no limit), for each of `max_clients`."""
 
     def __init__(
-        self, burst: int, every: float, *, clock: Callable[[], float] = time.monotonic, max_clients: int = MAX_CLIENTS
+        self, burst: int, every: float, *, max_clients: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if burst < 1 or every < 0 or max_clients < 1:
             raise ValueError("a bucket holds at least one token, fills forwards and belongs to somebody")

@@ -21,8 +21,9 @@ from typing import Any
 
 from aiohttp import web
 
+from tstack.identity.admin import AlreadyExists, create_user
 from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password
-from tstack.identity.users import User, now_text, user_key
+from tstack.identity.users import User
 from tstack.logs import RateLimited, clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import CsrError, PublicKey, generate_key, key_pem, public_key_of_csr
@@ -37,26 +38,15 @@ from tstack.registration.errors import (
     UnsupportedMedia,
     WrongKey,
 )
+from tstack.registration.limits import Limits
 from tstack.registration.names import random_name
 from tstack.registration.ratelimit import RateLimit
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
 
-MAX_BODY = 64 * 1024
-"""Bytes in a request's body at most: a key, a word and a CSR are less than 10 KiB."""
-
-BODY_SECONDS = 10.0
-"""Seconds in which the whole body must have come."""
-
-MAX_REGISTERING = 256
-"""Registrations at work at once; with 3 ms each on two threads the last one waits less than a second."""
-
 MAX_DEVICE_TYPE = 200
 """Characters in a device type at most."""
-
-NAME_ATTEMPTS = 20
-"""Names that are tried: with three quarters of all names taken, one in 300 registrations fails."""
 
 THREADS = 2
 """Threads that make keys, hashes and certificates, all of which let go of the interpreter lock."""
@@ -130,6 +120,7 @@ class Registrar:
         broker_url: str,
         ca_pem: str,
         validity: timedelta,
+        limits: Limits,
         pick_name: Callable[[], str] = random_name,
     ) -> None:
         self._store = store
@@ -137,6 +128,7 @@ class Registrar:
         self._broker_url = broker_url
         self._ca_pem = ca_pem
         self._validity = validity
+        self._limits = limits
         self._pick_name = pick_name
         self._working = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
@@ -147,17 +139,17 @@ class Registrar:
         Raises `BadRequest` for a bad CSR, `Later` when too many are at work or no name is free, and `StoreUnavailable`; then it
         is not known whether there is such a user, but nobody has its password.
         """
-        if self._working >= MAX_REGISTERING:
+        if self._working >= self._limits.registering:
             raise Later("too many registrations at once", "try again later", 1)
         self._working += 1
         try:
-            for _ in range(NAME_ATTEMPTS):
+            for _ in range(self._limits.name_attempts):
                 made = await self._try_name(self._pick_name(), device_type, csr)
                 if made is not None:
                     return made
         finally:
             self._working -= 1
-        log.error("no free name found in %d attempts", NAME_ATTEMPTS)
+        log.error("no free name found in %d attempts", self._limits.name_attempts)
         raise Later("no free name was found", "nearly every name is taken; tell whoever runs the service", 60)
 
     def close(self) -> None:
@@ -168,22 +160,22 @@ class Registrar:
         """One attempt; None when the name is taken."""
         loop = asyncio.get_running_loop()
         made, user = await loop.run_in_executor(self._threads, self._prepare, name, device_type, csr)
-        revision = await self._store.create(user_key(name), user.to_json())
-        return None if revision is None else made
+        try:
+            await create_user(self._store, user)
+        except AlreadyExists:
+            return None
+        return made
 
     def _prepare(self, name: str, device_type: str, csr: str) -> tuple[Registered, User]:
         """Everything that one registration is made of."""
         public_key, private_pem = _device_key(csr)
         issued = self._authority.issue_client(name, public_key, self._validity)
         password = generate_password()
-        now = now_text()
         user = User(
             name,
             password=hash_password(password, DEVICE_COST),
             rights=(f"{name}/#",),
             device_type=device_type,
-            created=now,
-            changed=now,
             certificates=(issued.serial,),
         )
         return Registered(name, password, self._broker_url, issued.certificate_pem, private_pem, self._ca_pem), user
@@ -192,19 +184,20 @@ class Registrar:
 class Register:
     """The HTTP side of it: who may ask, and how."""
 
-    def __init__(self, registrar: Registrar, *, key: str, limit: RateLimit, proxies: Proxies) -> None:
+    def __init__(self, registrar: Registrar, *, key: str, rate: RateLimit, proxies: Proxies, limits: Limits) -> None:
         self._registrar = registrar
         self._key_digest = _digest(key)
-        self._limit = limit
+        self._rate = rate
         self._proxies = proxies
+        self._limits = limits
         self._refusals = RateLimited(log)
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         """Answer one request; every refusal is raised."""
         client = self._proxies.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
         try:
             self._check_rate(client)
-            wanted = RegisterRequest.parse(await _body(request))
+            wanted = RegisterRequest.parse(await _body(request, self._limits))
             self._check_key(wanted)
             made = await self._registrar.register(wanted.device_type, wanted.csr)
         except Refusal as refusal:
@@ -214,7 +207,7 @@ class Register:
         return web.json_response(made.to_json())
 
     def _check_rate(self, client: str) -> None:
-        if wait := self._limit.take(bucket(client)):
+        if wait := self._rate.take(bucket(client)):
             raise TooMany("too many registrations from this address", "wait as long as Retry-After says", wait)
 
     def _check_key(self, wanted: RegisterRequest) -> None:
@@ -238,20 +231,20 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, limits: Limits) -> bytes:
     """The body, within its limits of kind, size and time."""
     if request.content_type not in MEDIA_TYPES and not request.content_type.endswith("+json"):
         raise UnsupportedMedia("the body is not called JSON", "send JSON with Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("the body is compressed", "send it as it is")
-    too_large = TooLarge(f"the body is larger than {MAX_BODY} bytes", "send a small JSON object")
-    if (request.content_length or 0) > MAX_BODY:
+    too_large = TooLarge(f"the body is larger than {limits.body_bytes} bytes", "send a small JSON object")
+    if (request.content_length or 0) > limits.body_bytes:
         raise too_large
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(limits.body_seconds):
             return await request.read()
     except TimeoutError:
-        raise TooSlow(f"the body did not come within {BODY_SECONDS:g} seconds", "send it at once") from None
+        raise TooSlow(f"the body did not come within {limits.body_seconds:g} seconds", "send it at once") from None
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None
     except web.RequestPayloadError:

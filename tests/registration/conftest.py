@@ -1,0 +1,99 @@
+"""A registration service on a free port, with a store and an authority of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tstack.pki.authority import Authority
+from tstack.pki.files import CertsFolder
+from tstack.registration.app import Options, Registration
+from tstack.store.embedded import EmbeddedStore
+from tstack.store.interface import Store
+
+KEY = "PLEASE_CHANGE_ME_TOO"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    json: Any
+
+
+@dataclass
+class Desk:
+    """A running service and what is around it."""
+
+    registration: Registration
+    store: Store
+    authority: Authority
+
+    @property
+    def url(self) -> str:
+        return self.registration.urls[0]
+
+    @property
+    def port(self) -> int:
+        return self.registration.addresses[0].port
+
+    async def ask(self, method: str, path: str, **kwargs: Any) -> Answer:
+        """One request by aiohttp's client."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"http://127.0.0.1:{self.port}{path}", **kwargs) as response,
+        ):
+            is_json = response.content_type == "application/json"
+            return Answer(
+                response.status, response.headers, await response.text(), await response.json() if is_json else None
+            )
+
+    async def register(self, **fields: Any) -> Answer:
+        """A registration with the right key."""
+        return await self.ask("POST", "/register.json", json={"RegistrationKey": KEY, **fields})
+
+
+Start = Callable[..., Awaitable[Desk]]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return CertsFolder(tmp_path_factory.mktemp("certs")).ensure_authority()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with EmbeddedStore(tmp_path / "store.db") as store:
+        yield store
+
+
+@pytest.fixture
+async def start(store: Store, authority: Authority) -> AsyncIterator[Start]:
+    """Start services; options are `Options`' fields, and `store`, `clock`, `ca_pem` where a test needs its own."""
+    running: list[Registration] = []
+
+    async def start(**options: Any) -> Desk:
+        its_store = options.pop("store", store)
+        more = {"clock": options.pop("clock")} if "clock" in options else {}
+        ca_pem = options.pop("ca_pem", authority.ca_pem)
+        chosen = Options(**{"key": KEY, "port": 0, "every": 0.0, **options})
+        registration = Registration(its_store, authority, ca_pem, chosen, **more)
+        await registration.start()
+        running.append(registration)
+        return Desk(registration, its_store, authority)
+
+    yield start
+    for registration in running:
+        await registration.stop()
+
+
+@pytest.fixture
+async def desk(start: Start) -> Desk:
+    """A service without a limit on rates."""
+    return await start()

@@ -1,0 +1,37 @@
+"""Every bound of the registration service, with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a stranger can make the service hold, and for how long."""
+
+    connections: int = 1000
+    """Connections at once; one more is closed unanswered. TLS connections count from the end of their handshake on."""
+
+    connection_seconds: float = 30.0
+    """How long a connection may last: a slow body, a slow store and a slow reader fit in."""
+
+    tls_handshake_seconds: float = 10.0
+
+    body_bytes: int = 64 * 1024
+    """Bytes of a request's body: a key, a word and a CSR are less than 10 KiB."""
+
+    body_seconds: float = 10.0
+    """Within this the whole body must have come."""
+
+    clients: int = 50_000
+    """Clients whose rate is remembered (about 8 MB). When there are more, the one that was let through longest ago is
+    forgotten first: somebody with that many addresses is not held up by a limit per address anyway."""
+
+    registering: int = 256
+    """Registrations at work at once: with 3 ms each on two threads the last one waits less than a second."""
+
+    name_attempts: int = 20
+    """Names that are tried: with three quarters of all names taken, one registration in 300 fails."""
+
+    stop_seconds: float = 5.0
+    """What requests at work get to end when the service stops."""
