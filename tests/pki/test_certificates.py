@@ -194,6 +194,7 @@ def test_old_protocols_are_refused(site: Site) -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION
     assert context.options & ssl.OP_NO_COMPRESSION
+    assert context.num_tickets == 1
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Directory:
         self._on_change = on_change
         self._on_revoked = on_revoked
         self._verifier = verifier or Verifier()
-        self._permissions: dict[str, tuple[User, Permissions]] = {}
+        self._permissions: dict[str, Permissions] = {}
         self._revoked_serials: set[str] = set()
         self._users = Mirror(store, USER_PREFIX, _decode_user, self._user_changed)
         self._revoked = Mirror(store, REVOKED_PREFIX, _decode_revocation, self._revocation_changed)
@@ -136,13 +136,13 @@ class Directory:
         return self._permissions_of(name).may_subscribe(filter_)
 
     def _permissions_of(self, name: str) -> Permissions:
+        known = self._permissions.get(name)
+        if known is not None:
+            return known
         user = self.users.get(name)
         if user is None:
             return _NOTHING
-        known = self._permissions.get(name)
-        if known is None or known[0] is not user:
-            known = self._permissions[name] = (user, user.permissions)
-        return known[1]
+        return self._permissions.setdefault(name, user.permissions)
 
     def _user_changed(self, name: str, old: User | None, new: User | None) -> None:
         self._permissions.pop(name, None)
