@@ -1,0 +1,65 @@
+"""The load generator: a small C program, built here when it is older than its source."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tstack.errors import Failure
+
+FOLDER = Path(__file__).resolve().parent
+PROGRAM = FOLDER / "build" / "load"
+FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror")
+PATIENCE = 180.0
+"""Seconds that one run of the generator may take: it gives up by itself long before."""
+
+Report = dict[str, Any]
+"""What the generator prints about one run."""
+
+
+def build() -> Path:
+    """The program's path, compiled when needed. Raises `Failure` when there is no C compiler."""
+    sources = sorted(FOLDER.glob("*.c"))
+    newest = max(path.stat().st_mtime for path in (*sources, *FOLDER.glob("*.h")))
+    if PROGRAM.exists() and PROGRAM.stat().st_mtime > newest:
+        return PROGRAM
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise Failure("there is no C compiler to build the load generator with", "install gcc")
+    PROGRAM.parent.mkdir(exist_ok=True)
+    new = PROGRAM.with_suffix(f".{os.getpid()}")
+    subprocess.run([compiler, *FLAGS, "-o", str(new), *map(str, sources)], check=True)
+    new.replace(PROGRAM)
+    return PROGRAM
+
+
+def cpus() -> tuple[int | None, int | None]:
+    """One core for the broker and another for everything else; None, None where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[-1]) if len(allowed) > 1 else (None, None)
+
+
+def pinned(cpu: int | None) -> list[str]:
+    """What to put before a command so that it runs on that core alone."""
+    return [] if cpu is None else ["taskset", "-c", str(cpu)]
+
+
+def command(kind: str, options: Mapping[str, object]) -> list[str]:
+    """The command line of one run: `kind` is pubsub, offline, connect, idle or reflect."""
+    return [*pinned(cpus()[1]), str(build()), kind, *(f"{name}={value}" for name, value in options.items())]
+
+
+def load(kind: str, options: Mapping[str, object]) -> Report:
+    """Run the generator once. Raises `Failure` with what it said when it gave up."""
+    done = subprocess.run(command(kind, options), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode != 0:
+        raise Failure(f"the load generator gave up: {done.stderr.strip() or done.returncode}")
+    report: Report = json.loads(done.stdout)
+    if done.stderr:
+        report["said"] = done.stderr.strip().splitlines()[:5]
+    return report

@@ -1,0 +1,154 @@
+"""Runs a scenario against brokers in turn, round by round, so that whatever else the machine does hits all of them alike."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.bench import generator
+from tests.bench.brokers import Broker, Foreign
+from tests.bench.generator import Report
+from tests.bench.scenarios import Scenario
+from tstack.errors import Failure
+
+_runs = itertools.count(1)
+
+
+@dataclass
+class Result:
+    """All rounds of one scenario against one broker."""
+
+    scenario: Scenario
+    broker: str
+    reports: list[Report] = field(default_factory=list)
+    trouble: str = ""
+    """Why there is no figure, or not from every round."""
+
+    @property
+    def figures(self) -> list[float]:
+        """The scenario's figure in each round."""
+        return [figure(report, self.scenario.figure) for report in self.reports]
+
+    @property
+    def median(self) -> float:
+        """The median round."""
+        return statistics.median(self.figures)
+
+    @property
+    def middle(self) -> Report:
+        """The report of the round whose figure is the median, or the lower one of two."""
+        chosen = statistics.median_low(self.figures)
+        return self.reports[self.figures.index(chosen)]
+
+    @property
+    def spread(self) -> float:
+        """Noise: the distance between best and worst round, as a share of the median."""
+        return (max(self.figures) - min(self.figures)) / self.median if self.median else 0.0
+
+    def total(self, name: str) -> int:
+        """A counter summed over all rounds."""
+        return int(sum(report.get(name, 0) for report in self.reports))
+
+
+def figure(report: Report, path: str) -> float:
+    """A number in a report; a dot goes into an object."""
+    value: object = report
+    for step in path.split("."):
+        assert isinstance(value, dict)
+        value = value[step]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def limited_by_generator(report: Report) -> bool:
+    """Was the generator's core busy and the broker's not? Then the figure says what the broker does at least."""
+    return bool(report.get("self_cpu_share", 0) > 0.95 and report.get("broker_cpu_share", 1) < 0.9)
+
+
+def run_scenario(
+    scenario: Scenario, brokers: Sequence[Broker], rounds: int, speed: float, say: Callable[[str], None]
+) -> list[Result]:
+    """Measure each of the brokers `rounds` times (amqtt once). `speed` shortens the runs: 0.5 halves their seconds."""
+    results = {broker.name: Result(scenario, broker.name) for broker in brokers}
+    started: list[Broker] = []
+    try:
+        for broker in brokers:
+            try:
+                broker.start()
+                started.append(broker)
+            except Failure as trouble:
+                results[broker.name].trouble = str(trouble)
+                say(_line(results[broker.name]))
+        for number in range(rounds):
+            for broker in started if number % 2 == 0 else started[::-1]:
+                result = results[broker.name]
+                if (broker.name == "amqtt" and number) or result.trouble:
+                    continue
+                broker.settle()
+                try:
+                    result.reports.append(run_once(scenario, broker, speed))
+                except (Failure, subprocess.TimeoutExpired) as trouble:
+                    result.trouble = str(trouble)
+                say(_line(result))
+    finally:
+        for broker in started:
+            broker.stop()
+    return list(results.values())
+
+
+def run_once(scenario: Scenario, broker: Broker, speed: float) -> Report:
+    """One run. Topics are new each time: what is left of an earlier run reaches nobody."""
+    options = {**broker.options(), **_clients(scenario, broker, f"r{next(_runs)}"), **scenario.options}
+    if scenario.seconds:
+        options |= {"seconds": round(scenario.seconds * speed, 3), "warmup": scenario.warmup}
+    if scenario.kind == "idle":
+        return _hold(options)
+    return generator.load(scenario.kind, options)
+
+
+def _clients(scenario: Scenario, broker: Broker, run: str) -> dict[str, object]:
+    user = broker.user if isinstance(broker, Foreign) else "dev%d"
+    topic = f"{user}/{run}" if "%d" in user else f"{user or 'bench'}/%d/{run}"
+    match scenario.shape:
+        case "pairs":
+            return {"topic": topic, "layout": "p2p"}
+        case "out":
+            filter_, extra = topic.replace("%d", "0"), {"sub_user": user.replace("%d", "0")}
+        case "in":
+            levels = ("+" if "%d" in level else level for level in topic.split("/"))
+            filter_, extra = "/".join(levels), {}
+    return {"topic": topic, "filter": filter_, "layout": "all", **extra, **broker.reader()}
+
+
+def _hold(options: dict[str, object]) -> Report:
+    """Idle connections: the generator reports when they are all open, and closes them when its input ends."""
+    done = subprocess.run(
+        generator.command("idle", options), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        timeout=generator.PATIENCE,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise Failure(f"the load generator gave up: {done.stderr.strip() or done.returncode}")
+    report: Report = json.loads(done.stdout)
+    return report
+
+
+def _line(result: Result) -> str:
+    if result.trouble:
+        return f"{result.scenario.name:14} {result.broker:18} {result.trouble}"
+    report = result.reports[-1]
+    parts = [f"{result.scenario.name:14} {result.broker:18} {result.figures[-1]:>14,.1f} {result.scenario.unit}"]
+    if "expected" in report:
+        parts.append(f"delivered {report['delivered']}/{report['expected']}")
+    if report.get("cpu_us_per_message") and result.scenario.figure != "cpu_us_per_message":
+        parts.append(f"{report['cpu_us_per_message']:.2f} us/msg")
+    if "latency_us" in report and result.scenario.figure != "latency_us.p99":
+        parts.append(f"p99 {report['latency_us']['p99'] / 1000:.2f} ms")
+    wrong = [f"{name} {report[name]}" for name in ("duplicates", "reordered", "corrupt", "misrouted", "closed")
+             if report.get(name)]  # fmt: skip
+    if limited_by_generator(report):
+        parts.append("generator's limit")
+    return ", ".join(parts + wrong)
