@@ -51,6 +51,7 @@ class _Connection(web.RequestHandler):
             connections.server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=connections.limits.connection_seconds,
+            lingering_time=connections.limits.linger_seconds,
             logger=_http_log,
             access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to keep none
             auto_decompress=False,

@@ -23,6 +23,9 @@ class Limits:
     body_seconds: float = 10.0
     """Within this the whole body must have come."""
 
+    linger_seconds: float = 2.0
+    """After a refusal, how long what is left of the body is read and dropped, so that the client gets to see the answer."""
+
     clients: int = 50_000
     """Clients whose rate is remembered (about 8 MB). When there are more, the one that was let through longest ago is
     forgotten first: somebody with that many addresses is not held up by a limit per address anyway."""
