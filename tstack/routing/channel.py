@@ -152,7 +152,8 @@ class Channel(Timed):
             self.refusing = None
             self.mark()
         if waited_for is not None:
-            waited_for.wake()  # the next one in the row, if there still is room
+            waited_for.called = False
+            waited_for.wake()
 
     def _keep(self, data: bytes, pos: int, need: int) -> None:
         """Keep the bytes from `pos` on, until `need` of them are there."""

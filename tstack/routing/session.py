@@ -55,9 +55,9 @@ class Session(Timed):
     """See the module. Everything here is plain state; `Channel` and `Router` drive it."""
 
     __slots__ = (
-        "_next", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "permissions", "queue",
-        "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters", "will", "will_at",
-        "will_delay", "window",
+        "_next", "called", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "permissions",
+        "queue", "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters", "will",
+        "will_at", "will_delay", "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -89,6 +89,8 @@ class Session(Timed):
         self.will_at = 0.0
         self.waiters: deque[Channel] | None = None
         """Publishers that wait for room in the queue, the longest waiting first."""
+        self.called = False
+        """Has one of them been called that has not tried yet?"""
         self.room_at = 0.0
         """When it last made room for one of them."""
 
@@ -163,8 +165,12 @@ class Session(Timed):
             self.wake()
 
     def wake(self) -> None:
-        """Let the publisher that has waited longest try again, when there is room. It wakes the next one when it is done."""
-        if self.waiters and self.has_room():
+        """Let the publisher that has waited longest try again, when there is room.
+
+        One at a time, so that they take turns: `Channel.proceed` calls for the next one.
+        """
+        if self.waiters and not self.called and self.has_room():
+            self.called = True
             self.room_at = self.router.now
             self.router.awake.append(self.waiters.popleft())
         if not self.waiters:
