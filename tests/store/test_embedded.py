@@ -171,6 +171,13 @@ async def test_memory_is_not_shared_and_not_kept() -> None:
     assert not Path(":memory:").exists()
 
 
+def test_a_commit_is_on_the_disk_before_it_is_acknowledged(path: Path) -> None:
+    """No test can cut the power; this is what SQLite promises to do about it (https://sqlite.org/pragma.html)."""
+    with contextlib.closing(Database(str(path), 1)) as database:
+        assert database._row("PRAGMA synchronous") == (2,)  # FULL
+        assert database._row("PRAGMA journal_mode") == ("wal",)
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------------
 
 
