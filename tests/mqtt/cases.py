@@ -284,6 +284,12 @@ BOTH = [
             given(subscription_identifiers=[128], user_properties=[("k", "")]),
         ),
     ),
+    Good(
+        "5 subscribe, shared at QoS 1, retained as published",
+        MQTT5,
+        b"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x09",
+        Subscribe(1, [SubscriptionRequest("$share/g/a", 1, retain_as_published=True)]),
+    ),
     Good("3.1.1 suback", MQTT311, b"\x90\x06\x00\x0a\x00\x01\x02\x80", SubAck(10, [0, 1, 2, 0x80])),
     Good("5 suback", MQTT5, b"\x90\x06\x00\x0a\x00\x02\x8f\xa2", SubAck(10, [2, 0x8F, 0xA2])),
     Good("5 suback, with properties", MQTT5, b"\x90\x0f\x00\x0a" + _SAID_BYTES + b"\x87", SubAck(10, [0x87], _SAID)),
