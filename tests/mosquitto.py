@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.processes import Running, free_port, need, run, wait_for_port
+from tstack.pki.authority import Authority
+from tstack.pki.files import CertsFolder
+from tstack.pki.keys import generate_key, key_pem
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,29 @@ class ServerTls:
     key: Path
     ca: Path
     require_client_certificate: bool = False
+
+
+class Pki:
+    """A CA with a server certificate for localhost, made for one test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = CertsFolder(folder)
+        self._authority: Authority = self._folder.ensure_authority()
+        self._folder.ensure_server(self._authority)
+        self.ca = self._folder.ca_crt
+
+    def server(self, require_client_certificate: bool = False) -> ServerTls:
+        """For a TLS listener."""
+        return ServerTls(self._folder.mqtt_crt, self._folder.mqtt_key, self.ca, require_client_certificate)
+
+    def client(self, name: str) -> tuple[Path, Path]:
+        """Certificate and key of a user."""
+        key = generate_key()
+        issued = self._authority.issue_client(name, key.public_key(), timedelta(hours=1))
+        paths = self._folder.path / f"{name}.crt", self._folder.path / f"{name}.key"
+        paths[0].write_text(issued.certificate_pem)
+        paths[1].write_text(key_pem(key))
+        return paths
 
 
 class Mosquitto:
@@ -40,7 +67,7 @@ class Mosquitto:
         self._tls = tls
         self._running: Running | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"listener {self.port} 127.0.0.1", "log_dest stdout", "log_type all", "user root"]
+        lines = [f"listener {self.port} 127.0.0.1", "log_dest stderr", "log_type all", "user root"]
         if tls is not None:
             lines += [f"cafile {tls.ca}", f"certfile {tls.cert}", f"keyfile {tls.key}"]
             if tls.require_client_certificate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class BrokerAddress:
         return f"{scheme}://{host}:{self.port}{self.path}"
 
 
+_numbers = itertools.count(1)
+
+
 def default_client_id(username: str) -> str:
-    """`<username>-<hostname>-<pid>`: no other running client has it."""
-    return f"{username or 'anonymous'}-{socket.gethostname()}-{os.getpid()}"
+    """`<username>-<hostname>-<pid>`, from the second time on with a number: no other running client has it."""
+    name = f"{username or 'anonymous'}-{socket.gethostname()}-{os.getpid()}"
+    number = next(_numbers)
+    return name if number == 1 else f"{name}-{number}"

@@ -15,7 +15,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,10 +29,11 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from tstack.client import tls
 from tstack.client.address import BrokerAddress, default_client_id
 from tstack.client.backoff import Backoff
-from tstack.client.errors import Closed, NotConfirmed, SubscriptionRefused, TurnedAway, Unreachable
+from tstack.client.errors import Closed, NotConfirmed, TurnedAway, Unreachable
 from tstack.client.link import CLOSE_TIMEOUT, Link, Options, Silent
 from tstack.client.message import INBOX_BYTES, INBOX_MESSAGES, Inbox, Message
 from tstack.client.outbox import OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
+from tstack.client.subscriptions import Subscription, Subscriptions
 from tstack.errors import Failure
 from tstack.logs import clean
 from tstack.mqtt.topics import check_filter, check_topic
@@ -52,15 +52,6 @@ WRITE_PACKETS = 64
 
 class _Closing(Exception):
     """Ends the tasks of a connection when the program closes the client."""
-
-
-@dataclass(slots=True, eq=False)
-class _Subscription:
-    filter: str
-    qos: int
-    granted: asyncio.Future[int]
-    packet_id: int = 0
-    sent: bool = False
 
 
 class Client:
@@ -84,7 +75,7 @@ class Client:
         self._backoff = backoff or Backoff()
         self._inbox = Inbox(self._acknowledge, inbox_messages, inbox_bytes)
         self._outbox = Outbox(outbox_messages, outbox_bytes)
-        self._subscriptions: dict[str, _Subscription] = {}
+        self._subscriptions = Subscriptions()
         self._replies: deque[Any] = deque()
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
@@ -174,8 +165,8 @@ class Client:
         except ValueError as error:
             raise Failure(f"cannot subscribe: {error}") from None
         self._check()
-        subscription = _Subscription(filter_, qos, asyncio.get_running_loop().create_future())
-        self._subscriptions[filter_] = subscription
+        subscription = Subscription(filter_, qos, asyncio.get_running_loop().create_future())
+        self._subscriptions.add(subscription)
         self._wake.set()
         try:
             async with asyncio.timeout(timeout):
@@ -184,7 +175,7 @@ class Client:
             raise self._last or Unreachable(f"{self.address} did not answer within {timeout:g} s") from None
         finally:
             if not subscription.granted.done() or subscription.granted.cancelled():
-                self._subscriptions.pop(filter_, None)
+                self._subscriptions.remove(subscription)
 
     async def receive(self) -> Message:
         """The next message. Raises `Closed`, or the `TurnedAway` that the client has ended with."""
@@ -288,9 +279,7 @@ class Client:
         log.info("connected to %s as %s", self.address, clean(self.client_id))
         self._up_since = asyncio.get_running_loop().time()
         self._inbox.link_up(link.session_present)
-        for subscription in self._subscriptions.values():
-            # A kept session has its subscriptions; asking again would bring every retained message again [MQTT-3.8.4-3].
-            subscription.sent = link.session_present and subscription.granted.done()
+        self._subscriptions.link_up(link.session_present)
         self._up.set()
         self._wake.set()
 
@@ -314,7 +303,8 @@ class Client:
                 self._outbox.confirmed(packet.packet_id)
                 self._wake.set()
             elif isinstance(packet, SubackPacket):
-                self._subscribed(packet)
+                for code in packet.payload.return_codes:
+                    self._subscriptions.answered(packet.variable_header.packet_id, code)
             elif isinstance(packet, PubrecPacket):
                 self._outbox.received(packet.packet_id)
                 await link.send(PubrelPacket.build(packet.packet_id))
@@ -325,26 +315,6 @@ class Client:
         self._last_ns = max(self._last_ns + 1, time.time_ns())
         message = Message(packet.topic_name, packet.data, packet.qos, packet.retain_flag, self._last_ns)
         self._inbox.put(message, packet.packet_id if packet.qos else None, packet.dup_flag)
-
-    def _subscribed(self, packet: Any) -> None:
-        packet_id, code = packet.variable_header.packet_id, packet.payload.return_codes[0]
-        for subscription in self._subscriptions.values():
-            if subscription.packet_id != packet_id:
-                continue
-            subscription.packet_id = 0
-            if code < 0x80:
-                if not subscription.granted.done():
-                    subscription.granted.set_result(code)
-                return
-            refused = SubscriptionRefused(
-                f"the broker refused the subscription to {subscription.filter}: the user's rights do not cover it",
-                "subscribe to less, or let an administrator widen the rights",
-            )
-            if subscription.granted.done():
-                raise refused
-            subscription.granted.set_exception(refused)
-            del self._subscriptions[subscription.filter]
-            return
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -383,20 +353,16 @@ class Client:
         return True
 
     def _next_subscribes(self) -> list[Any]:
-        packets = []
-        for subscription in self._subscriptions.values():
-            if not subscription.sent:
-                subscription.sent = True
-                subscription.packet_id = self._packet_id()
-                packets.append(SubscribePacket.build([(subscription.filter, subscription.qos)], subscription.packet_id))
-        return packets
+        return [
+            SubscribePacket.build([(subscription.filter, subscription.qos)], subscription.packet_id)
+            for subscription in self._subscriptions.to_send(self._packet_id)
+        ]
 
     def _packet_id(self) -> int:
         """The next packet identifier that is free, 1 to 65535 [MQTT-2.3.1-2]."""
-        taken = {subscription.packet_id for subscription in self._subscriptions.values()}
         while True:
             self._last_id = self._last_id % 65535 + 1
-            if not self._outbox.uses(self._last_id) and self._last_id not in taken:
+            if not self._outbox.uses(self._last_id) and not self._subscriptions.uses(self._last_id):
                 return self._last_id
 
     def _acknowledge(self, packet_id: int, qos: int) -> None:
@@ -417,9 +383,7 @@ class Client:
             return
         self._failure = failure
         self._outbox.fail(failure)
-        for subscription in self._subscriptions.values():
-            if not subscription.granted.done():
-                subscription.granted.set_exception(failure)
+        self._subscriptions.fail(failure)
         self._inbox.wake()
         self._up.set()
 

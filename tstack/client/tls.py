@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -80,4 +81,5 @@ def explain(error: OSError, where: str) -> Failure:
         return Unreachable(
             f"no TLS connection to {where}: {reason}", "is it a TLS port? mqtts:// is TLS, mqtt:// is not"
         )
-    return Unreachable(f"cannot reach {where}: {error.strerror or error}", "check the URL, and that the broker runs")
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    return Unreachable(f"cannot reach {where}: {why}", "check the URL, and that the broker runs")
