@@ -169,7 +169,9 @@ class Etcd:
 
     def pause(self) -> None:
         """SIGSTOP: it neither answers nor closes anything."""
-        self._process().process.send_signal(signal.SIGSTOP)
+        process = self._process().process
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: _has_stopped(process.pid), "etcd does not stop")
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -236,6 +238,15 @@ class Etcd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _has_stopped(pid: int) -> bool:
+    """Have all threads of a process stopped? (proc(5): the state follows the name in brackets.)"""
+    try:
+        stats = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False  # a thread has just ended
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def cluster(folder: Path, size: int = 3) -> list[Etcd]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import grpc
 import pytest
 
 from tests.etcd import Certificates, Etcd, cluster
-from tests.processes import free_port
+from tests.processes import ROOT, free_port, run
 from tests.store.following import Handler, Listener, Wire, events, following, resync, until
 from tstack.errors import UsageError
 from tstack.store import etcd as etcd_module
@@ -143,6 +144,48 @@ async def test_a_store_that_could_not_be_opened_can_be_opened_later(etcd: Etcd) 
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
     await store.close()
+
+
+async def test_waiting_for_an_etcd_that_is_down_costs_next_to_nothing(etcd: Etcd) -> None:
+    async with EtcdStore([etcd.endpoint]) as store:
+        watches = [store.watch("/a"), store.watch("/b")]
+        for watch in watches:
+            await resync(watch)
+        await asyncio.to_thread(etcd.kill)
+        await until(lambda: all(watch.stale_since for watch in watches), "the watches have not noticed")
+        start = time.process_time()
+        await asyncio.sleep(2)
+        assert time.process_time() - start < 0.3
+
+
+STORY = """
+import asyncio, sys
+import uvloop
+from tstack.store.etcd import EtcdStore
+
+async def main():
+    async with EtcdStore(sys.argv[1:]) as store:
+        watch = store.watch("/story/")
+        waiting = asyncio.create_task(anext(watch))
+        await waiting
+        await store.put("/story/a", b"1")
+        print((await anext(watch)).value)
+        forgotten = store.watch("/story/")
+        lost = asyncio.create_task(store.get("/story/a"))
+        await asyncio.sleep(0)
+        lost.cancel()
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+async def test_a_program_on_uvloop_ends_without_a_word(shared_etcd: Etcd) -> None:
+    """gRPC prints nothing of its own and leaves nothing behind, also with calls and watches on their way."""
+    dead = f"http://127.0.0.1:{free_port()}"
+    args = [sys.executable, "-W", "error", "-X", "dev", "-c", STORY, dead, shared_etcd.endpoint]
+    done = await asyncio.to_thread(run, args, env={"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'1'\n", "")
 
 
 # -- stopped in its tracks ----------------------------------------------------------------------------------------------------
