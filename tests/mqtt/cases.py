@@ -341,6 +341,7 @@ READ = [
         b"\x10\x0f\x00\x06MQIsdp\x03\x03\x00\x00\x00\x01c",
         Connect("c", version=MQTT31),
     ),
+    Good("3.1 connack, the flags are nothing to it", MQTT31, b"\x20\x02\x01\x00", ConnAck(False)),
     Good("3.1 subscribe with DUP", MQTT31, b"\x8a\x06\x00\x01\x00\x01a\x00", Subscribe(1, [SubscriptionRequest("a")])),
     Good("3.1 pubrel with DUP", MQTT31, b"\x6a\x02\x00\x01", PubRel(1)),
     # 3.1.1 does not say that the remaining length must be as short as it can be; 5.0 does.
@@ -375,6 +376,7 @@ BAD = [
     Bad("PUBREL flags", MQTT311, b"\x60", MalformedError, 0x81),  # [MQTT-3.6.1-1]
     Bad("PUBREL flags with DUP, 3.1.1", MQTT311, b"\x6a\x02\x00\x01", MalformedError, 0x81),
     Bad("SUBSCRIBE flags", MQTT311, b"\x80\x06\x00\x01\x00\x01a\x00", MalformedError, 0x81),  # [MQTT-3.8.1-1]
+    Bad("SUBSCRIBE flags, 3.1", MQTT31, b"\x83", MalformedError, 0x81),
     Bad("SUBSCRIBE flags, 5", MQTT5, b"\x83", MalformedError, 0x81),
     Bad("UNSUBSCRIBE flags", MQTT311, b"\xa0", MalformedError, 0x81),  # [MQTT-3.10.1-1]
     Bad("DISCONNECT flags", MQTT311, b"\xe1", MalformedError, 0x81),  # [MQTT-3.14.1-1]
@@ -494,6 +496,7 @@ BAD = [
     Bad("5 maximum QoS 2", MQTT5, b"\x20\x05\x00\x00\x02\x24\x02", ProtocolViolation, 0x82),
     # -- PUBLISH; SEC-6, SEC-8, SEC-13 to 17 -----------------------------------------------------------------------------
     Bad("QoS 3", MQTT311, b"\x36\x05\x00\x01a\x00\x01", MalformedError, 0x81),  # [MQTT-3.3.1-4]
+    Bad("QoS 3, retained", MQTT5, b"\x37\x06\x00\x01a\x00\x01\x00", MalformedError, 0x81),
     Bad("DUP at QoS 0", MQTT311, b"\x38\x03\x00\x01a", ProtocolViolation, 0x82),  # [MQTT-3.3.1-2]
     Bad(
         "packet identifier 0", MQTT311, b"\x32\x05\x00\x01a\x00\x00", ProtocolViolation, 0x82
@@ -570,6 +573,7 @@ BAD = [
     Bad(
         "SUBSCRIBE with reserved options", MQTT5, b"\x82\x07\x00\x01\x00\x00\x01a\x40", MalformedError, 0x81
     ),  # 5.0 [MQTT-3.8.3-5]
+    Bad("SUBSCRIBE at QoS 1, retain handling 3", MQTT5, b"\x82\x07\x00\x01\x00\x00\x01a\x31", ProtocolViolation, 0x82),
     Bad("SUBSCRIBE with retain handling 3", MQTT5, b"\x82\x07\x00\x01\x00\x00\x01a\x30", ProtocolViolation, 0x82),
     Bad(
         "SUBSCRIBE, shared and no local", MQTT5, b"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x04", ProtocolViolation, 0x82

@@ -54,6 +54,7 @@ def _read(data: bytes, version: int) -> None:
 
 @settings(deadline=None, max_examples=1500)
 @given(st.binary(max_size=64), st.sampled_from([0, *VERSIONS]))
+@example(b"\x20\x02\x01\x00", 3)
 @example(b"\x10\x0f\x00\x06MQIsdp\x03\x42\x00\x00\x00\x01c", 0)
 def test_any_bytes(data: bytes, version: int) -> None:
     _read(data, version)

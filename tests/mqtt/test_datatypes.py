@@ -67,6 +67,8 @@ def test_no_value_for_a_variable_byte_integer(value: int) -> None:
 def test_integers() -> None:
     assert encode_u16(0x1234) == b"\x12\x34"
     assert encode_u32(0x12345678) == b"\x12\x34\x56\x78"
+    assert [encode_u16(0), encode_u16(65535)] == [b"\x00\x00", b"\xff\xff"]
+    assert [encode_u32(0), encode_u32((1 << 32) - 1)] == [b"\x00" * 4, b"\xff" * 4]
     reader = Reader(b"\xff\x12\x34\x12\x34\x56\x78")
     assert [reader.u8(), reader.u16(), reader.u32()] == [0xFF, 0x1234, 0x12345678]
     reader.done()
@@ -139,8 +141,9 @@ def test_a_reader_stops_at_its_end(read: Callable[[Reader], object]) -> None:
             assert reader.pos <= end
         else:
             assert reader.pos <= end
-    with pytest.raises(MalformedError):
-        read(Reader(data, 3, 3))
+    for end in (0, 3):
+        with pytest.raises(MalformedError):
+            read(Reader(data, end, end))
 
 
 def test_an_announced_length_is_not_believed() -> None:

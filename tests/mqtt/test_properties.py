@@ -95,7 +95,7 @@ def test_twice(identifier: int) -> None:
     [
         (b"\x01\x02", "PUBLISH", ProtocolViolation),
         (b"\x17\x02", "CONNECT", ProtocolViolation),
-        (b"\x19\xff", "CONNECT", ProtocolViolation),
+        (b"\x19\x02", "CONNECT", ProtocolViolation),
         (b"\x21\x00\x00", "CONNECT", ProtocolViolation),
         (b"\x21\x00\x00", "CONNACK", ProtocolViolation),
         (b"\x27\x00\x00\x00\x00", "CONNECT", ProtocolViolation),

@@ -114,6 +114,7 @@ def test_no_filters(filter_: str) -> None:
 
 
 def test_levels_are_counted_behind_the_share_name() -> None:
+    assert MAX_LEVELS == 128
     deepest = "/" * (MAX_LEVELS - 1)
     check_topic(deepest)
     check_filter(deepest)

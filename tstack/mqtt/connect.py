@@ -240,7 +240,9 @@ class ConnAck(ControlPacket):
         check_flags(_CONNACK_KIND, flags, version)
         reader = Reader(body)
         acknowledge = reader.u8()
-        if acknowledge > 1:
+        if version == MQTT31:
+            acknowledge = 0  # not used there, nor judged
+        elif acknowledge > 1:
             raise MalformedError("a reserved acknowledge flag is set")  # 5.0 [MQTT-3.2.2-1]
         code = _read_connack_code(reader.u8(), version)
         if acknowledge and code:
