@@ -44,6 +44,8 @@ class Authenticator:
 
     async def identify(self, connect: Connect, certificate: Mapping[str, Any] | None) -> Who:
         """The user, or `Refusal`. `certificate` is what the TLS layer has verified, as `ssl` shows it."""
+        if connect.properties.authentication_method is not None:
+            raise Refusal(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
         name = connect.username or ""
         if not self._check:
             return Who(name or "anonymous", EVERYTHING, BY_PASSWORD)

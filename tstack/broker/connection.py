@@ -8,16 +8,20 @@ transport says that it has room again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
+from tstack.mqtt.codes import ReasonCode
 from tstack.routing import channel as channels
 from tstack.routing.channel import Channel
 
 if TYPE_CHECKING:
     from tstack.broker.server import Broker
+
+log = logging.getLogger("tstack.broker")
 
 HIGH_WATER = 256 << 10
 """Bytes in a transport's own buffer from which on it is not written to: about what one read can bring."""
@@ -73,10 +77,11 @@ class Connection(asyncio.Protocol):
         self._blocked = True
 
     def resume_writing(self) -> None:
-        """The transport's buffer has room again."""
+        """The transport's buffer has room again: for this channel, and perhaps for publishers that wait for it."""
         self._blocked = False
         if self.channel is not None and self.channel.state != channels.CLOSED:
-            self.flush()
+            self.channel.mark()
+            self._broker.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, by whichever side."""
@@ -119,6 +124,7 @@ class Connection(asyncio.Protocol):
                 transport.pause_reading()
             else:
                 channel.unread_since = 0.0
+                channel.last_seen = self._broker.router.now
                 transport.resume_reading()
 
     def abort(self) -> None:
@@ -152,6 +158,10 @@ class Connection(asyncio.Protocol):
         except Refusal as refusal:
             self._authentication = None
             broker.refused(channel, connect, refusal)
+        except Exception:
+            log.exception("could not find out who %s is", channel.peer)
+            self._authentication = None
+            broker.refused(channel, connect, Refusal(ReasonCode.SERVER_UNAVAILABLE, "internal error"))
         else:
             self._authentication = None
             if channel.state != channels.CLOSED:

@@ -20,7 +20,7 @@ def exposition(broker: Broker) -> str:
     def add(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
         lines.append(f"# HELP tstack_{name} {text}")
         lines.append(f"# TYPE tstack_{name} {kind}")
-        lines.extend(f"tstack_{name}{labels} {value:g}" for labels, value in samples)
+        lines.extend(f"tstack_{name}{labels} {value}" for labels, value in samples)
 
     add("info", "gauge", "The version that runs.", (f'{{version="{__version__}"}}', 1))
     add("connections", "gauge", "Connections now.", ("", len(broker.connections)))

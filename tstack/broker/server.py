@@ -69,6 +69,7 @@ class Broker:
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
         self.ready = False
+        self._stopping = False
         self._empty = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._admin = Admin(self)
@@ -115,6 +116,7 @@ class Broker:
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
         self.ready = False
+        self._stopping = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
@@ -138,10 +140,10 @@ class Broker:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
+        self._clock = loop.call_later(TICK, self._tick)  # first of all: the clock goes on whatever this tick brings about
         self.router.now = loop.time()
         self.router.sessions.tick()
         self.flush()
-        self._clock = loop.call_later(TICK, self._tick)
 
     # -- the seam between routing and connections ----------------------------------------------------------------------------
 
@@ -163,6 +165,8 @@ class Broker:
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
+        if self._stopping:
+            return False
         if len(self.connections) >= self.limits.connections:
             self.router.counters.close("too many connections")
             self._quiet.log(logging.WARNING, "refused a connection: there are %d already", len(self.connections))
