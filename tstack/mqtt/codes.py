@@ -139,7 +139,7 @@ _REASON_CODES: Final[dict[int, int]] = {return_code: reason for reason, return_c
 
 
 def return_code(reason_code: int) -> int | None:
-    """The 3.x return code for a reason code in CONNACK; None: close without a CONNACK [MQTT-3.2.2-6 of 3.1.1]."""
+    """The 3.x return code for a reason code in CONNACK; None: close without a CONNACK, 3.1.1 [MQTT-3.2.2-6]."""
     return _RETURN_CODES.get(reason_code)
 
 
