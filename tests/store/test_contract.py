@@ -447,6 +447,7 @@ async def test_a_lease_that_is_kept_alive_stays(store: Store, prefix: str) -> No
         assert await lease.keep_alive() is True
         await asyncio.sleep(lease.ttl / 5)
     assert await store.get(prefix + "mine") is not None
+    await lease.revoke()  # or its end would be a change in the middle of another test
 
 
 async def test_a_lease_can_be_ended(store: Store, prefix: str) -> None:

@@ -58,6 +58,10 @@ MAX_DELAY = 2.0
 RELIST = 600.0
 """Seconds after which a watch reads everything again, whatever has happened: what nobody thought of heals in that time."""
 
+SNAPSHOT = 2500
+"""Items in one page of a snapshot: etcd counts all that follow for every page, so few large ones are faster; larger ones hold
+the event loop up for more than some milliseconds."""
+
 _END_OF_ALL = b"\0"
 """etcd's way to say that a range has no end."""
 
@@ -182,11 +186,11 @@ class EtcdStore(Store):
 
     async def _everything(self, prefix: str) -> tuple[tuple[Item, ...], _Position]:
         """All items under the prefix at one revision."""
-        page, cluster = await self._page(prefix, None, 1000, None)
+        page, cluster = await self._page(prefix, None, SNAPSHOT, None)
         items = list(page.items)
         while page.after is not None:
             try:
-                page, cluster = await self._page(prefix, page.after, 1000, page.revision)
+                page, cluster = await self._page(prefix, page.after, SNAPSHOT, page.revision)
             except Compacted as error:
                 raise StoreUnavailable("etcd was compacted while it was being read") from error
             items += page.items

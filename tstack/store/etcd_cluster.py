@@ -332,7 +332,7 @@ def _is_about_token(error: Any) -> bool:
 def failure(error: Any, endpoint: Endpoint) -> StoreError:
     """gRPC's error in our words."""
     code, text = error.code(), error.details() or ""
-    if code not in _REFUSED:
+    if code not in _REFUSED or "too many requests" in text:
         return _unreachable(text, endpoint)
     text = text.removeprefix("etcdserver: ")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
