@@ -59,3 +59,8 @@ def _from_flags(values: Values, folder: Path) -> Options:
         ca_file=ca_file, cert_file=values[settings.TLS_CERT_FILE], key_file=values[settings.TLS_KEY_FILE],
         verify=values[settings.VERIFY_TLS],
     )  # fmt: skip
+
+
+def topic(values: Values, options: Options) -> str:
+    """-topic, with `{username}` in it replaced by the user's name: so one line serves every device."""
+    return values[settings.TOPIC].replace("{username}", options.username)

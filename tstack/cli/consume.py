@@ -49,7 +49,7 @@ def _main(values: Values, flags: argparse.Namespace) -> int:
     if not values[settings.CONSUME_TYPE]:
         raise UsageError("Please use a valid consumer type (ctype option)", f"-ctype is {settings.CONSUME_TYPE.help}")
     options = connection.options(values, use_config=False)
-    filter_ = values[settings.TOPIC] or (f"{options.username}/#" if options.username else "")
+    filter_ = connection.topic(values, options) or (f"{options.username}/#" if options.username else "")
     if not filter_:
         raise UsageError("-topic is missing", "without a user name there is no USERNAME/# to subscribe to")
     client_id = values[settings.CLIENT_ID] or _client_id(options, values[settings.CONSUME_TYPE], filter_)

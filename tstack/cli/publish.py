@@ -18,6 +18,7 @@ MAX_PAYLOAD = 16 << 20
 
 _EXAMPLES = """\
   tpublish -topic=ABC-123/temperature -payload=21.5
+  tpublish -topic='{username}/temperature' -payload=21.5      the user name of the settings file
   tpublish -topic=ABC-123/picture -payload=- < picture.jpg
   tpublish -useconfig=false -mqtturl=mqtts://broker -username=ABC-123 -password-file=secret -cacrtfile=ca.crt \\
            -topic=ABC-123/state -payload=on -retain
@@ -44,7 +45,7 @@ def _main(values: Values, flags: argparse.Namespace) -> int:
     async def publish(life: service.Life) -> int:
         async with Client(options, max_refusals=1) as client:
             sending = client.publish(
-                values[settings.TOPIC], payload, values[settings.QOS], values[settings.RETAIN],
+                connection.topic(values, options), payload, values[settings.QOS], values[settings.RETAIN],
                 timeout=values[settings.PUBLISH_WAIT],
             )  # fmt: skip
             try:

@@ -135,7 +135,13 @@ CLIENT = (
     MQTT_URL, USERNAME, PASSWORD, CA_CRT_FILE, TLS_CERT_FILE, TLS_KEY_FILE, VERIFY_TLS, USE_CONFIG, CONFIG_DIR
 )  # fmt: skip
 
-TOPIC = Setting("topic", "TSTACK_TOPIC", str, "", "topic (tpublish) or topic filter (tconsume; blank: USERNAME/#)")
+TOPIC = Setting(
+    "topic",
+    "TSTACK_TOPIC",
+    str,
+    "",
+    "topic (tpublish) or topic filter (tconsume; blank: USERNAME/#); {username} in it stands for the user name",
+)
 CONSUME_TYPE = Setting(
     "ctype", "TCONSUME_TYPE", choice("", "stdout", "graphite", "influxdb"), "", "where to: stdout, graphite or influxdb"
 )
