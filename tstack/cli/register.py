@@ -22,8 +22,9 @@ from typing import Any
 
 import aiohttp
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from yarl import URL
 
 from tstack import service
@@ -32,6 +33,7 @@ from tstack.cli.program import Parser, required, start
 from tstack.device import Device, NewDevice, folder_to_write
 from tstack.env import Values
 from tstack.errors import Failure, UsageError
+from tstack.identity.users import NAME
 from tstack.logs import clean
 from tstack.pki.keys import generate_key, key_pem
 
@@ -125,7 +127,8 @@ class _Service:
         if response.status != HTTPStatus.OK:
             hint = clean(str(answer.get("hint", ""))) or "check -regservice: it ends in /register.json"
             raise Failure(f"{self.url}: {said}", hint)
-        if not all(isinstance(answer.get(name), str) and answer[name] for name in ("Name", "Password", "Broker")):
+        texts = [answer.get(name) for name in ("Name", "Password", "Broker")]
+        if not all(isinstance(text, str) and text for text in texts) or not NAME.fullmatch(answer["Name"]):
             raise Failure(f"{self.url}: answers, but not as a registration service does", "check -regservice")
         return answer
 
@@ -163,17 +166,18 @@ def _register(new: NewDevice, remote: _Service, values: Values, own_key: bool) -
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         wanted["CSR"] = csr.public_bytes(Encoding.PEM).decode()
     answer = asyncio.run(remote.register(wanted))
-    name = clean(answer["Name"])
+    name = answer["Name"]
     cert, private, ca = (_pem(answer, field) for field in ("Cert", "Key", "Ca"))
     if key is not None:
-        if not cert or x509.load_pem_x509_certificate(cert.encode()).public_key() != key.public_key():
+        private = key_pem(key)
+        if not cert:
             raise Failure(
                 f"the service registered {name}, without a certificate for the key that was made here",
                 "it does not know --csr: have that user deleted, and register without",
             )
-        private = key_pem(key)
+    _check_pair(name, cert, private)
     device = Device(
-        answer["Name"],
+        name,
         answer["Password"],
         answer["Broker"],
         device_type=values[declared.DEVICE_TYPE],
@@ -185,6 +189,22 @@ def _register(new: NewDevice, remote: _Service, values: Values, own_key: bool) -
         raise Failure(
             f"{failure.message} (the service registered {name}, which cannot be used now)", failure.hint
         ) from None
+
+
+def _check_pair(name: str, cert: str, private: str) -> None:
+    """Raise `Failure` unless certificate and key belong together, or there is neither."""
+    if not cert and not private:
+        return
+    try:
+        key = load_pem_private_key(private.encode(), None)
+        belongs = x509.load_pem_x509_certificate(cert.encode()).public_key() == key.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        belongs = False
+    if not belongs:
+        raise Failure(
+            f"the service registered {name}, and the certificate and the key that it gave do not belong together",
+            "have that user deleted; this is a defect of the service",
+        )
 
 
 def _service(values: Values) -> _Service:

@@ -30,7 +30,7 @@ log = logging.getLogger("tstack.registration")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the service is to run. `key` must not be blank; `proxies` are addresses or networks."""
+    """How the service is to run. Raises `UsageError` for what makes no sense."""
 
     key: str = field(repr=False)
     broker_url: str = "tcp://localhost:1883"
@@ -43,9 +43,17 @@ class Options:
     every: float = 20.0
     """Seconds after which it may do one more; 0 for no limit."""
     proxies: Sequence[str] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise UsageError("the registration key is blank", "choose a long random one")
+        if self.validity <= timedelta(0):
+            raise UsageError("devices' certificates would not be valid at all", "give a validity such as 365d")
+        Proxies(self.proxies)
 
 
 class Registration:
@@ -60,14 +68,7 @@ class Registration:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by.
-
-        Raises `UsageError` for options that make no sense.
-        """
-        if not options.key:
-            raise UsageError("the registration key is blank", "choose a long random one")
-        if options.validity <= timedelta(0):
-            raise UsageError("devices' certificates would not be valid at all", "give a validity such as 365d")
+        """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by."""
         self._options = options
         self._ca_pem = ca_pem
         self._registrar = Registrar(
