@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from amqtt.broker import Broker
 
-from tests.client.conftest import proxy, until
 from tests.mosquitto import Mosquitto
+from tests.peers import proxy, until
 from tests.processes import PATIENCE, free_port
 from tstack.client import Backoff, Client, Closed, Message, NotConfirmed, Options, Unreachable
 from tstack.errors import Failure

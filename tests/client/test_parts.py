@@ -79,11 +79,8 @@ def message(text: str) -> Message:
     return Message("a", text.encode(), qos=1)
 
 
-async def drain(inbox: Inbox) -> list[Message]:
-    taken = []
-    while (one := inbox.take()) is not None:
-        taken.append(one)
-    return taken
+def drain(inbox: Inbox) -> list[Message]:
+    return list(iter(inbox.take, None))  # type: ignore[arg-type]
 
 
 @given(order=st.permutations(range(1, 9)))
@@ -109,7 +106,7 @@ async def test_a_packet_identifier_that_is_used_again_for_another_message_is_ano
     inbox.link_up(session_present=True)
     inbox.put(message("new"), 1, dup=False)
     inbox.put(message("newer"), 2, dup=True)
-    assert [one.payload for one in await drain(inbox)] == [b"old", b"new", b"newer"]
+    assert [one.payload for one in drain(inbox)] == [b"old", b"new", b"newer"]
 
 
 async def test_without_the_old_session_a_repeated_message_is_a_new_one() -> None:
@@ -119,7 +116,7 @@ async def test_without_the_old_session_a_repeated_message_is_a_new_one() -> None
     inbox.link_down()
     inbox.link_up(session_present=False)
     inbox.put(message("x"), 1, dup=True)
-    first, second = await drain(inbox)
+    first, second = drain(inbox)
     first.ack()
     assert sent.packet_ids == []
     second.ack()
@@ -133,7 +130,7 @@ async def test_the_inbox_is_full_by_number_and_by_size_and_has_room_again_after_
         assert not inbox.full
         inbox.put(message("two"), 2, dup=False)
         assert inbox.full
-        first, _ = await drain(inbox)
+        first, _ = drain(inbox)
         assert inbox.full
         first.ack()
         assert not inbox.full
@@ -143,5 +140,5 @@ async def test_a_qos_0_message_makes_room_when_it_is_taken() -> None:
     inbox = Inbox(Acknowledged(), 1, 1000)
     inbox.put(Message("a", b"x"), None, dup=False)
     assert inbox.full
-    await drain(inbox)
+    drain(inbox)
     assert not inbox.full

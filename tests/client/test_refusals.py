@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.conftest import CONNACK, Server, packet, until
 from tests.mosquitto import Mosquitto, Pki
+from tests.peers import CONNACK, Server, packet, until
 from tests.processes import PATIENCE
 from tstack.client import Backoff, Client, NotConfirmed, Options, SubscriptionRefused, TurnedAway, Unreachable
 from tstack.errors import Failure

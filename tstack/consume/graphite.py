@@ -1,8 +1,9 @@
 """Messages as metrics in Graphite's line protocol over TCP: `<topic> <number> <time>`, a line a message.
 
 The protocol has no acknowledgement. To know that a batch has arrived, each goes on a connection of its own: write, end our
-side, and wait until the receiver, having read to the end, ends its side. Written again after a doubt, a line changes nothing:
-metric, value and second are the same.
+side, and wait until the receiver, having read to the end, ends its side, as carbon does. (A receiver that dies with the
+batch read and not yet stored cannot be told from that.) Written again after a doubt, a line changes nothing: metric, value
+and second are the same.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Pump:
     async def run(self, stopping: asyncio.Event) -> None:
         """Carry messages until `stopping` is set or `count` is reached. Raises the `Failure` that ends client or sink."""
         try:
-            while not self._count or self._left():
+            while not stopping.is_set() and (not self._count or self._left()):
                 limit = min(self._max_messages, self._left()) if self._count else self._max_messages
                 batch = await unless_stopped(stopping, self._client.batch(limit, self._max_bytes, self._sink.linger))
                 await self._write(batch, stopping)
