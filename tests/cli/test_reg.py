@@ -131,6 +131,7 @@ def test_while_a_client_is_in_mid_request_it_stops_all_the_same(tmp_path: Path) 
         (["-regkey="], "-regkey is missing"),
         (["-regkey=x", "-regcertfile=a"], "-regcertfile and -regkeyfile go together"),
         (["-regkey=x", "-proxies=nginx"], "-proxies: 'nginx' does not appear to be"),
+        (["-regkey=x", "-mqtturl=gopher://localhost"], "-mqtturl: Unknown broker URL type"),
         (["-regkey=x", "-port=80000"], "-port"),
         (["-regkey=x", "-burst=0"], "-burst"),
         (["-regkey=x", "-every=often"], "-every"),

@@ -217,12 +217,13 @@ def test_an_outage_of_the_store_is_sat_out(tmp_path: Path) -> None:
     assert names(tmp_path / "device") == FILES
 
 
-def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with Running(
         [*command("tregister"), f"-regkey={KEY}", at(free_port()), f"-config-dir={tmp_path}/device"]
     ) as waiting:
         waiting.wait_for("trying again in")
-        assert waiting.stop(signal.SIGINT) == 130
+        assert waiting.stop(number) == 130
         assert "Traceback" not in waiting.output
     assert not (tmp_path / "device").exists()
 

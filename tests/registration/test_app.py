@@ -313,7 +313,14 @@ async def test_stopping_lets_registrations_at_work_end(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"key": ""}, {"key": "x", "proxies": ("nginx",)}, {"key": "x", "validity": timedelta(0)}]
+    "options",
+    [
+        {"key": ""},
+        {"key": "caf\udce9"},
+        {"key": "two\nlines"},
+        {"key": "x", "proxies": ("nginx",)},
+        {"key": "x", "validity": timedelta(0)},
+    ],
 )
 def test_senseless_options_are_usage_errors(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

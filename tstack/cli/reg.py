@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tstack import service
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened, required, start
+from tstack.client.address import BrokerAddress
 from tstack.env import Values
-from tstack.errors import UsageError
+from tstack.errors import Failure, UsageError
 from tstack.pki.authority import Authority
 from tstack.pki.certificates import load_certificates, server_context
 from tstack.pki.files import CertsFolder
@@ -57,6 +58,10 @@ async def _serve(life: service.Life, values: Values, authority: Authority, ca_pe
 
 def registration_options(values: Values) -> Options:
     """What the settings say. Raises `Failure`."""
+    try:
+        BrokerAddress.parse(values[declared.MQTT_URL])
+    except Failure as failure:
+        raise UsageError(f"-mqtturl: {failure.message}", failure.hint) from None
     return Options(
         key=values[declared.REG_KEY],
         broker_url=values[declared.MQTT_URL],

@@ -35,7 +35,7 @@ from tstack.env import Values
 from tstack.errors import Failure, UsageError
 from tstack.identity.users import NAME
 from tstack.logs import clean
-from tstack.pki.keys import generate_key, key_pem
+from tstack.pki.keys import PrivateKey, generate_key, key_pem
 
 MAX_REPLY = 1 << 20
 """Bytes of an answer that are read at most; a real one has some 3 KiB."""
@@ -149,32 +149,40 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
     folder = folder_to_write(values[declared.CONFIG_DIR], values.given(declared.CONFIG_DIR))
     if folder != Path(values[declared.CONFIG_DIR]).absolute():
         _say(f"{values[declared.CONFIG_DIR]} cannot be written to: using {folder}")
-    try:
-        with NewDevice(folder) as new:
-            device = _register(new, remote, values, flags.csr)
-    except KeyboardInterrupt:
-        _say("interrupted; nothing was written")
-        return service.EXIT_INTERRUPTED
+    return service.run("tregister", lambda life: _register(life, folder, remote, values, flags))
+
+
+async def _register(
+    life: service.Life, folder: Path, remote: _Service, values: Values, flags: argparse.Namespace
+) -> int:
+    """Everything from an empty folder to a full one."""
+    with NewDevice(folder) as new:
+        key = generate_key() if flags.csr else None
+        wanted = {"RegistrationKey": values[declared.REG_KEY], "DeviceType": values[declared.DEVICE_TYPE]}
+        if key is not None:
+            wanted["CSR"] = _csr(key)
+        answer = await life.unless_stopped(remote.register(wanted))
+        device = _save(new, answer, "" if key is None else key_pem(key), values)
     _report(device, folder, flags.json)
     return service.EXIT_OK
 
 
-def _register(new: NewDevice, remote: _Service, values: Values, own_key: bool) -> Device:
-    key = generate_key() if own_key else None
-    wanted = {"RegistrationKey": values[declared.REG_KEY], "DeviceType": values[declared.DEVICE_TYPE]}
-    if key is not None:
-        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        wanted["CSR"] = csr.public_bytes(Encoding.PEM).decode()
-    answer = asyncio.run(remote.register(wanted))
+def _csr(key: PrivateKey) -> str:
+    """A request that shows who holds the key and asks for no name: that is the service's to give."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def _save(new: NewDevice, answer: Mapping[str, Any], own_key: str, values: Values) -> Device:
+    """Keep what the service gave, with the key that was made here when there is one. Raises `Failure`."""
     name = answer["Name"]
     cert, private, ca = (_pem(answer, field) for field in ("Cert", "Key", "Ca"))
-    if key is not None:
-        private = key_pem(key)
-        if not cert:
-            raise Failure(
-                f"the service registered {name}, without a certificate for the key that was made here",
-                "it does not know --csr: have that user deleted, and register without",
-            )
+    if own_key and not cert:
+        raise Failure(
+            f"the service registered {name}, without a certificate for the key that was made here",
+            "it does not know --csr: have that user deleted, and register without",
+        )
+    private = own_key or private
     _check_pair(name, cert, private)
     device = Device(
         name,

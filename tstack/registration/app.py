@@ -51,6 +51,8 @@ class Options:
     def __post_init__(self) -> None:
         if not self.key:
             raise UsageError("the registration key is blank", "choose a long random one")
+        if not self.key.isprintable():  # half characters included, as the bytes of another encoding become
+            raise UsageError("the registration key is not plain text in UTF-8", "choose letters and digits")
         if self.validity <= timedelta(0):
             raise UsageError("devices' certificates would not be valid at all", "give a validity such as 365d")
         Proxies(self.proxies)
