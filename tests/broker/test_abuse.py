@@ -32,7 +32,7 @@ async def test_other_protocols_on_both_ports(tmp_path: Path) -> None:
         good = await Peer.login(broker.port())
         safe = await Peer.login(broker.port("mqtts"), client_id="safe", tls=certificates.trust())
         noise = random.Random(5)
-        for data in (connect(), HTTP, TLS_HELLO, *(noise.randbytes(300) for _ in range(20))):
+        for data in (connect(), HTTP, TLS_HELLO, *(b"\0" + noise.randbytes(300) for _ in range(20))):
             for scheme in ("mqtt", "mqtts"):
                 if (scheme, data) in (("mqtt", connect()), ("mqtts", TLS_HELLO)):
                     continue  # no other protocol

@@ -189,6 +189,12 @@ MALFORMED = [  # SEC-1 to SEC-24
     opened("SEC-8 a topic of 65535 bytes in a packet of 2", ("30 02 ffff", CLOSED)),
     opened("SEC-8 no room for the length of the topic", ("30 01 00", CLOSED)),
     opened("SEC-8 no body", ("30 00", CLOSED)),
+    opened(
+        "SEC-8 behind a run, a packet that ends before its topic does, and bytes that would go on with it",
+        (SUBSCRIBE + "00", "90 03 0001 00"),
+        ("30 06 0003 612f62 78", "30 06 0003 612f62 78"),
+        ("30 04 0003 612f 62 78", CLOSED),
+    ),
     opened("SEC-8 a filter longer than its packet", ("82 08 0001 0009 612f62 00", CLOSED)),
     opened("SEC-9 SUBSCRIBE of nothing at all", ("82 00", CLOSED)),
     opened("SEC-12 PUBACK of three bytes", ("40 03 0001 00", CLOSED)),

@@ -242,6 +242,25 @@ def test_patience_for_one_receiver_is_not_spent_on_another() -> None:
     assert sender.packet() == puback(7)
 
 
+def test_a_message_that_waits_for_one_receiver_after_the_other_does_not_wait_for_ever() -> None:
+    """The silent one is disconnected; the one that is away stays full, and the message is refused in the end."""
+    world = World(SMALL)
+    silent, away = world.client("silent"), world.client("away", clean=False)
+    for line in (silent, away):
+        line.subscribe(("a", 1))
+    fill(world.client("filler"), "a", 5)
+    away.cut()
+    sender = world.client("p", version=5)
+    sender.write(publish("a", b"x", 1, 9, version=5))
+    world.advance(6)
+    assert silent.closed
+    assert sender.waits
+    assert sender.read() == b""
+    world.advance(6)
+    assert not sender.waits
+    assert sender.packet() == b"\x40\x03\x00\x09\x97"
+
+
 # -- shared subscriptions ------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +283,22 @@ def test_a_shared_subscription_without_room_makes_publishers_wait() -> None:
             member.acknowledge(message)
     assert sorted(got, key=int) == [b"%d" % number for number in range(12)]
     assert world.router.counters.dropped == {}
+
+
+def test_a_member_of_qos_0_that_is_away_is_no_room() -> None:
+    """It would not get the message; the publisher waits for the one who would."""
+    world = World(SMALL)
+    away, full = world.client("away", clean=False), world.client("full")
+    away.subscribe(("$share/g/a", 0))
+    full.subscribe(("$share/g/a", 1))
+    away.cut()
+    sender = world.client("p")
+    fill(sender, "a", 6)
+    assert sender.waits
+    assert len(sender.packets()) == 5
+    world.client("away", clean=False)
+    full.acknowledge(full.messages()[0])
+    assert not sender.waits
 
 
 def test_a_member_of_a_full_group_that_is_also_subscribed_alone() -> None:
@@ -323,6 +358,13 @@ def test_what_is_in_flight_to_a_client_that_does_not_read_is_bounded(version: in
     assert len(sender.packets()) == 50
     line.unblock()
     got: list[int] = []
+    if qos == 1:
+        line.blocked = True
+        first = line.messages()
+        got += [int(message.payload) for message in first]
+        line.acknowledge(*first)
+        assert sum(map(len, line.channel.out)) < 2000 + 1020
+        line.unblock()
     while messages := line.messages():
         got += [int(message.payload) for message in messages]
         line.acknowledge(*messages)

@@ -144,3 +144,30 @@ def test_qos_0_goes_out_as_it_came_in(messages: list[tuple[str, int]], version: 
     data = b"".join(publish(topic, b"x" * size, version=version) for topic, size in messages)
     world.client("p", version=version).write(data)
     assert line.read() == data
+
+
+@given(st.sampled_from([4, 5]), st.integers(1, 3))
+def test_a_packet_that_ends_within_its_topic_is_not_taken_into_a_run(version: int, length: int) -> None:
+    """SEC-8: though the bytes behind it look like the rest of the topic."""
+    world = World()
+    line = world.client("s", version=version)
+    line.subscribe(("abc", 0))
+    sender = world.client("p", version=version)
+    run = publish("abc", b"1234", version=version) * 2
+    sender.write(run + bytes((0x30, length)) + text("abc") + b"\0" * (version == 5) + b"tail")
+    assert sender.closed
+    assert line.read() == run
+
+
+def test_what_changes_within_one_read_counts_from_there_on() -> None:
+    """A SUBSCRIBE or UNSUBSCRIBE between two messages of one topic: what was remembered of the topic is asked anew."""
+    world = World()
+    line = world.client()
+    for qos in (0, 1):
+        line.write(
+            publish("a", b"1", qos, 1) + subscribe(2, ("a", 1)) + publish("a", b"2", qos, 3) + unsubscribe(4, "a")
+            + publish("a", b"3", qos, 5)
+        )  # fmt: skip
+        messages = [seen(packet) for packet in line.packets() if packet[0] >> 4 == 3]
+        assert [message.payload for message in messages] == [b"2"]
+        line.acknowledge(*messages)

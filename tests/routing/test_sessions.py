@@ -110,6 +110,18 @@ def test_a_takeover_closes_the_older_connection() -> None:
     assert old.read() == b""
 
 
+def test_nothing_of_a_clean_session_is_taken_over() -> None:
+    """[MQTT-3.1.2-6]: its state ends with its connection, also when that ends because of the next one."""
+    world = World()
+    old = world.client(clean=True)
+    old.subscribe(("a", 1))
+    new = world.client(clean=False)
+    assert not new.present
+    new.write(publish("a", b"1"))
+    assert new.read() == b""
+    assert len(world.router.sessions) == 1
+
+
 def test_a_takeover_is_told_in_5() -> None:
     """5.0: DISCONNECT 0x8E."""
     world = World()

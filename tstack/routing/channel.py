@@ -482,7 +482,6 @@ class Channel(Timed):
         """Keep the message that waits for room, and what is behind it. Patience starts anew with each message."""
         if pos or not self.waiting_since:
             self.waiting_since = self.router.now
-            self.refusing = None
             self.router.sessions.wait_for_room(self)
         self._keep(data, pos, 1 << 30)
         self.mark()
