@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -10,7 +11,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.brokers import Amqtt, Broker, Foreign, Mosquitto, MosquittoNoDelay, Reflector, Tserve
+from tests.bench import report
+from tests.bench.brokers import (
+    Amqtt,
+    Broker,
+    EtcdSystem,
+    Foreign,
+    Mosquitto,
+    MosquittoNoDelay,
+    Reflector,
+    System,
+    Tserve,
+)  # fmt: skip
 from tests.bench.runner import Result, run_scenario
 from tests.bench.scenarios import SCENARIOS, Scenario
 from tstack.errors import Failure
@@ -36,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failure as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
+    if args.write:
+        words = " ".join(["python -m tests.bench", *(sys.argv[1:] if argv is None else argv)])
+        report.write(results, _versions(Path()), words)
     if args.json:
         _write_json(args.json, results)
     return 1 if any(result.trouble for result in results) else 0
@@ -47,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one short round, and fewer peers: a look, no result")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each broker is measured (default 3)")
     parser.add_argument("--brokers", default="", help="only these, as in tserve,mosquitto")
+    parser.add_argument("--write", action="store_true", help=f"write tables and plot into {report.PAGE.name}")
     parser.add_argument("--json", type=Path, help="write every report of every round into this file")
     foreign = parser.add_argument_group("a broker that runs already")
     foreign.add_argument("--against", metavar="HOST:PORT", help="measure that one instead")
@@ -63,14 +79,25 @@ def _brokers(args: argparse.Namespace, scenario: Scenario, folder: Path) -> list
     place = folder / scenario.name
     mosquitto = MosquittoNoDelay if scenario.name == "latency-1000" else Mosquitto
     kinds: list[type[Broker]] = [mosquitto, Tserve]
+    if scenario.kind in ("rights", "register"):
+        kinds = [System, EtcdSystem]
     if scenario.name == "latency-1000":
         kinds.insert(0, Mosquitto)
-    if scenario.kind == "pubsub":
+    if scenario.kind == "pubsub" and (not args.quick or scenario.name == "p2p-q0"):
         kinds.append(Reflector)
-    if "amqtt" in scenario.peers and not args.quick:
+    if scenario.kind not in ("rights", "register") and "amqtt" in scenario.peers and not args.quick:
         kinds.append(Amqtt)
     wanted = set(filter(None, args.brokers.split(",")))
     return [kind(place / kind.name, open_to_all=everyone) for kind in kinds if not wanted or kind.name in wanted]
+
+
+def _versions(folder: Path) -> list[str]:
+    kinds: tuple[type[Broker], ...] = (Tserve, Mosquitto, Amqtt)
+    versions = []
+    for kind in kinds:
+        with contextlib.suppress(Failure):
+            versions.append(kind(folder).version())
+    return versions
 
 
 def _say(line: str) -> None:

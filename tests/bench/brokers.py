@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.generator import build, cpus, pinned
-from tests.processes import PATIENCE, Running, command, free_port, need, run
+from tests.bench.generator import Report, build, cpus, pinned
+from tests.bench.live import registrations, rights_effect
+from tests.processes import PATIENCE, Running, command, free_port, run
 from tstack.errors import Failure
 from tstack.identity.passwords import DEVICE_COST, hash_password
 from tstack.identity.users import User, user_key
@@ -34,6 +37,13 @@ QUIET_SHARE = 0.1
 """A broker that uses less than this share of its core has nothing left of the last run."""
 
 USERS_IN_ONE_COMMIT = 100
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if path is None:
+        raise Failure(f"{name} is not installed", "install the distribution's mosquitto")
+    return path
 
 
 def rights() -> dict[str, list[str]]:
@@ -88,12 +98,16 @@ class Broker(ABC):
 
     def options(self) -> dict[str, object]:
         """Where it is and who the clients are."""
-        who = {} if self.open_to_all else {"user": "dev%d", "password": PASSWORD}
+        who = {} if self.open_to_all else {"user": "dev%d", "users": DEVICES, "password": PASSWORD}
         return {"host": "127.0.0.1", "port": self.port, "pid": self.pid, **who}
 
     def reader(self) -> dict[str, object]:
         """What to add so that subscribers have the right to everything."""
         return {} if self.open_to_all else {"sub_user": READER}
+
+    def live_report(self, kind: str, seconds: float) -> Report:
+        """Measure something that is not the load generator's business. Only a `System` can."""
+        raise Failure(f"{self.name} has no {kind}")
 
     def cpu_seconds(self) -> float:
         """User and system time so far."""
@@ -124,16 +138,16 @@ class Mosquitto(Broker):
             passwords, acl = self.folder / "passwords", self.folder / "acl"
             passwords.write_text("".join(f"{name}:{PASSWORD}\n" for name in rights()))
             passwords.chmod(0o600)
-            subprocess.run([need("mosquitto_passwd"), "-U", str(passwords)], check=True)
+            subprocess.run([_program("mosquitto_passwd"), "-U", str(passwords)], check=True)
             acl.write_text(f"user {READER}\ntopic readwrite #\n\npattern readwrite %u/#\n")
             acl.chmod(0o600)
             lines += ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(lines) + "\n")
-        return [need("mosquitto"), "-c", config]
+        return [_program("mosquitto"), "-c", config]
 
     def version(self) -> str:
-        return run([need("mosquitto"), "-h"]).stdout.splitlines()[0].replace(" version", "")
+        return run([_program("mosquitto"), "-h"]).stdout.splitlines()[0].replace(" version", "")
 
 
 class MosquittoNoDelay(Mosquitto):
@@ -169,15 +183,16 @@ class Amqtt(Broker):
     name = "amqtt"
 
     def prepare(self) -> Sequence[str | Path]:
+        from pwdlib.hashers.argon2 import Argon2Hasher
+
         passwords = self.folder / "passwords"
-        hash_ = hash_password(PASSWORD, DEVICE_COST).decode()
+        # The cheapest hash that its plugin takes: it checks on every CONNECT, on its event loop.
+        hash_ = Argon2Hasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
         passwords.write_text("".join(f"{name}:{hash_}\n" for name in rights()))
         plugins: dict[str, Mapping[str, object]] = {
             "amqtt.plugins.authentication.FileAuthPlugin": {"password_file": str(passwords)},
-            "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {
-                "acl": rights(), "publish_acl": rights(), "subscribe_acl": rights(), "receive_acl": rights()
-            },
-        }  # fmt: skip
+            "amqtt.plugins.topic_checking.TopicAccessControlListPlugin": {"acl": rights(), "publish_acl": rights()},
+        }
         if self.open_to_all:
             plugins = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
         config = {
@@ -241,6 +256,45 @@ class Foreign(Broker):
 
     def settle(self, patience: float = 20.0) -> None:
         time.sleep(0.5)
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+
+class System(Broker):
+    """Our programs together, on one of the two stores: `tstack up`, or `tserve` and `treg` on etcd. Not pinned to a core."""
+
+    name = "tserve"
+    store = "embedded"
+
+    def prepare(self) -> Sequence[str | Path]:
+        return []
+
+    def version(self) -> str:
+        return ""
+
+    def start(self) -> None:
+        """Each measurement starts its own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def settle(self, patience: float = 20.0) -> None:
+        """Nothing runs in between."""
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def live_report(self, kind: str, seconds: float) -> Report:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            if kind == "rights":
+                return rights_effect(Path(folder), self.store)
+            return registrations(Path(folder), self.store, seconds)
+
+
+class EtcdSystem(System):
+    """The same on a real etcd of one member."""
+
+    name = "tserve-etcd"
+    store = "etcd"
 
 
 async def _write_users(data: Path) -> None:

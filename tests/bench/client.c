@@ -70,7 +70,8 @@ static void send_connect(struct client *c) {
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error) give_up("connect to %s:%ld: %s", opt.host, opt.port, strerror(error));
     snprintf(client_id, sizeof client_id, "%s-%d-%c%ld", opt.tag, (int)getpid(), kind, c->index);
-    fill_template(user, sizeof user, c->role == SUBSCRIBER ? opt.sub_user : opt.user, c->index);
+    long number = opt.users ? c->index % opt.users : c->index;
+    fill_template(user, sizeof user, c->role == SUBSCRIBER ? opt.sub_user : opt.user, number);
     c->out_len += build_connect(
         room_for(c, 4096), (int)opt.version, client_id, user,
         c->role == SUBSCRIBER ? opt.sub_password : opt.password, (unsigned)opt.keepalive, c->clean, 3600

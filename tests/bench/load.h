@@ -12,7 +12,7 @@
 struct options {
     const char *host, *user, *password, *sub_user, *sub_password, *topic, *filter, *layout, *tag;
     long port, version, publishers, subscribers, qos, size, size_max, messages, window, burst, rate, parallel, ahead, pid;
-    long connections, keepalive, subscribe;
+    long connections, keepalive, subscribe, users;
     double seconds, warmup, idle, drain;
 };
 extern struct options opt;

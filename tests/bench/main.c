@@ -27,7 +27,7 @@ struct options opt = {
     .filter = NULL, .layout = "p2p", .tag = "load", .port = 1883, .version = 4, .publishers = 1, .subscribers = 1,
     .qos = 0, .size = 16, .size_max = 0, .messages = 0, .window = 100, .burst = 0, .rate = 0, .parallel = 32, .ahead = 100000,
     .pid = 0,
-    .connections = 1000, .keepalive = 300, .subscribe = 0, .seconds = 0, .warmup = 0, .idle = 2, .drain = 20,
+    .connections = 1000, .keepalive = 300, .subscribe = 0, .users = 0, .seconds = 0, .warmup = 0, .idle = 2, .drain = 20,
 };
 
 static const struct { const char *name; const char **text; long *number; double *real; } names[] = {
@@ -35,6 +35,7 @@ static const struct { const char *name; const char **text; long *number; double 
     {"port", 0, &opt.port, 0},
     {"user", &opt.user, 0, 0},               /* user name of clients; %d becomes the client's number */
     {"password", &opt.password, 0, 0},
+    {"users", 0, &opt.users, 0},             /* after this many user names they begin again; 0: never */
     {"sub_user", &opt.sub_user, 0, 0},       /* the same for subscribers; left out: as for publishers */
     {"sub_password", &opt.sub_password, 0, 0},
     {"topic", &opt.topic, 0, 0},             /* %d becomes the publisher's number */

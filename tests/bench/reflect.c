@@ -1,5 +1,5 @@
 /* The smallest thing that a publisher and a subscriber take for a broker: no rights, no wildcards, no queues. A publisher's
-   bytes go as they came to everybody who subscribed to the topic of its first PUBLISH. What the generator reaches
+   packets go as they came to everybody who subscribed to the topic of its first PUBLISH. What the generator reaches
    against it is what the generator can do. */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,16 +15,17 @@
 #include "wire.h"
 
 struct peer {
-    int fd, version, qos;
+    int fd, version;
     bool publisher; /* its first PUBLISH has come: `topic` is where it publishes */
     char topic[128];
-    struct peer *next;
+    struct peer *next, **targets; /* who hears `topic`, as of `known` */
+    size_t target_count, known;
     uint8_t *rest;
     size_t rest_len;
 };
 
 static struct peer *peers, **hearers;
-static size_t hearer_count;
+static size_t hearer_count, changes; /* `changes` grows whenever somebody subscribes or goes */
 static uint8_t buffer[BIG + (128u << 10)], acks[BIG];
 static int epoll;
 
@@ -73,6 +74,7 @@ static void subscribe(struct peer *p, const uint8_t *in, size_t header, size_t t
     hearers = realloc(hearers, (hearer_count + 1) * sizeof *hearers);
     if (!hearers) give_up("out of memory");
     hearers[hearer_count++] = p;
+    changes++;
     if (p->version == 5) send_all(p, (uint8_t[]){SUBACK << 4, 4, in[header], in[header + 1], 0, in[total - 1]}, 6);
     else send_all(p, (uint8_t[]){SUBACK << 4, 3, in[header], in[header + 1], in[total - 1]}, 5);
 }
@@ -87,9 +89,24 @@ static size_t answer(uint8_t *out, const uint8_t *in, size_t header) {
     return 0;
 }
 
-static void forward(const struct peer *from, const uint8_t *bytes, size_t n) {
+/* The only wildcard here is a whole first level. */
+static bool hears(const struct peer *p, const char *topic) {
+    const char *rest = strchr(topic, '/');
+    return p->topic[0] == '+' && rest ? !strcmp(p->topic + 1, rest) : !strcmp(p->topic, topic);
+}
+
+static void find_targets(struct peer *p) {
+    p->targets = realloc(p->targets, (hearer_count + 1) * sizeof *p->targets);
+    if (!p->targets) give_up("out of memory");
+    p->target_count = 0;
+    p->known = changes;
     for (size_t i = 0; i < hearer_count; i++)
-        if (!strcmp(hearers[i]->topic, from->topic)) send_all(hearers[i], bytes, n);
+        if (hears(hearers[i], p->topic)) p->targets[p->target_count++] = hearers[i];
+}
+
+static void forward(struct peer *from, const uint8_t *bytes, size_t n) {
+    if (from->known != changes) find_targets(from);
+    for (size_t i = 0; i < from->target_count; i++) send_all(from->targets[i], bytes, n);
 }
 
 /* Answers the whole packets in `in`; runs of PUBLISH go on as one piece. Returns the bytes used. */
@@ -100,7 +117,6 @@ static size_t take(struct peer *p, const uint8_t *in, size_t n) {
         int type = packet[0] >> 4;
         if (type == PUBLISH && !p->publisher) {
             p->publisher = true;
-            p->qos = packet[0] >> 1 & 3;
             copy_topic(p, packet + header);
         }
         if (type != PUBLISH && used > run) forward(p, in + run, used - run);
@@ -118,10 +134,12 @@ static size_t take(struct peer *p, const uint8_t *in, size_t n) {
 static void forget(struct peer *p) {
     for (size_t i = 0; i < hearer_count; i++)
         if (hearers[i] == p) hearers[i--] = hearers[--hearer_count];
+    changes++;
     struct peer **link = &peers;
     while (*link != p) link = &(*link)->next;
     *link = p->next;
     close(p->fd);
+    free(p->targets);
     free(p->rest);
     free(p);
 }
@@ -135,17 +153,7 @@ static void read_peer(struct peer *p) {
         forget(p);
         return;
     }
-    size_t all = kept + (size_t)n, used;
-    if (p->publisher && p->qos == 0) {
-        forward(p, buffer, all); /* QoS 0: not even packets are looked at */
-        p->rest_len = 0;
-        return;
-    }
-    used = take(p, buffer, all);
-    if (p->publisher && p->qos == 0) {
-        forward(p, buffer + used, all - used);
-        used = all;
-    }
+    size_t all = kept + (size_t)n, used = take(p, buffer, all);
     p->rest_len = all - used;
     if (p->rest_len > 128u << 10) give_up("a packet of more than 128 KiB came");
     if (p->rest_len) {

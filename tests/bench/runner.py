@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import resource
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.bench import generator
 from tests.bench.brokers import Broker, Foreign
@@ -90,7 +94,7 @@ def run_scenario(
                     continue
                 broker.settle()
                 try:
-                    result.reports.append(run_once(scenario, broker, speed))
+                    result.reports.append(_watched(scenario, broker, speed))
                 except (Failure, subprocess.TimeoutExpired) as trouble:
                     result.trouble = str(trouble)
                 say(_line(result))
@@ -100,8 +104,31 @@ def run_scenario(
     return list(results.values())
 
 
+def _watched(scenario: Scenario, broker: Broker, speed: float) -> Report:
+    """One run, and in its report how much of the machine somebody else used meanwhile: `elsewhere_share`."""
+    before, ours, begun = _machine_seconds(), _our_seconds(broker), time.monotonic()
+    report = run_once(scenario, broker, speed)
+    all_cores = (time.monotonic() - begun) * (os.cpu_count() or 1)
+    used = _machine_seconds() - before - (_our_seconds(broker) - ours)
+    report["elsewhere_share"] = round(max(0.0, used / all_cores), 3)
+    return report
+
+
+def _machine_seconds() -> float:
+    """CPU time that the machine has given to anybody, or lost to its host."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _our_seconds(broker: Broker) -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return broker.cpu_seconds() + sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def run_once(scenario: Scenario, broker: Broker, speed: float) -> Report:
     """One run. Topics are new each time: what is left of an earlier run reaches nobody."""
+    if scenario.kind in ("rights", "register"):
+        return broker.live_report(scenario.kind, scenario.seconds * speed)
     options = {**broker.options(), **_clients(scenario, broker, f"r{next(_runs)}"), **scenario.options}
     if scenario.seconds:
         options |= {"seconds": round(scenario.seconds * speed, 3), "warmup": scenario.warmup}
@@ -147,6 +174,8 @@ def _line(result: Result) -> str:
         parts.append(f"{report['cpu_us_per_message']:.2f} us/msg")
     if "latency_us" in report and result.scenario.figure != "latency_us.p99":
         parts.append(f"p99 {report['latency_us']['p99'] / 1000:.2f} ms")
+    if report["elsewhere_share"] > 0.05:
+        parts.append(f"{100 * report['elsewhere_share']:.0f} % of the machine used elsewhere")
     wrong = [f"{name} {report[name]}" for name in ("duplicates", "reordered", "corrupt", "misrouted", "closed")
              if report.get(name)]  # fmt: skip
     if limited_by_generator(report):

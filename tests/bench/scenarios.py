@@ -55,11 +55,11 @@ SCENARIOS = (
     ),
     Scenario(
         "connect", "connect, CONNACK, disconnect, 32 at a time, with a password seen before",
-        {"parallel": 32, "connections": 100}, kind="connect", unit="connections/s",
+        {"parallel": 32, "connections": 100}, kind="connect", unit="connections/s", warmup=0.6,
     ),
     Scenario(
         "connect-open", "the same without a password, every right for everybody", {"parallel": 32, "connections": 100},
-        kind="connect", unit="connections/s",
+        kind="connect", unit="connections/s", warmup=0.6,
     ),
     Scenario(
         "idle", "5000 idle connections", {"connections": 5000}, kind="idle", figure="bytes_per_connection",
@@ -68,5 +68,13 @@ SCENARIOS = (
     Scenario(
         "offline", "100 000 messages QoS 1 for an absent subscriber, then fetched", {"qos": 1, "messages": 100_000},
         kind="offline", figure="drain_rate", seconds=0, peers=frozenset(),
+    ),
+    Scenario(
+        "rights", "a user's rights are changed 50 times; until a live connection feels it, the store's commit included",
+        {}, kind="rights", figure="effect_ms.p50", unit="ms, median", lower_is_better=True, seconds=0,
+    ),
+    Scenario(
+        "register", "devices registered over HTTP, key pair, certificate and password made for each", {},
+        kind="register", unit="registrations/s", seconds=3,
     ),
 )  # fmt: skip
