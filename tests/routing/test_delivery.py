@@ -119,6 +119,16 @@ def test_nobody_publishes_to_sys(qos: int) -> None:
 # -- order, and sending again ------------------------------------------------------------------------------------------
 
 
+def test_a_pubrel_of_3_1_may_say_dup() -> None:
+    """MQTT 3.1, 3.6: the flag was not reserved yet."""
+    world = World()
+    for version, is_closed in ((3, False), (4, True)):
+        line = world.client(version=version)
+        line.write(publish("a", b"", 2, 1), b"\x6a\x02\x00\x01")
+        assert line.closed is is_closed
+        assert (pubcomp(1) in line.packets()) is not is_closed
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 def test_what_was_not_acknowledged_comes_again_in_order(qos: int) -> None:
     """[MQTT-4.4.0-1], [MQTT-4.6.0-1], [MQTT-3.3.1-1]: DUP set, the same identifiers, before what waited meanwhile."""

@@ -33,20 +33,11 @@ from tstack.mqtt.errors import (
     ReceiveMaximumExceeded,
     TopicAliasInvalid,
 )
-from tstack.mqtt.packets import (
-    Acknowledgement,
-    Disconnect,
-    PubAck,
-    PubComp,
-    Publish,
-    PubRec,
-    PubRel,
-    Subscribe,
-    Unsubscribe,
-)
+from tstack.mqtt.packets import Disconnect, Publish, Subscribe, Unsubscribe
+from tstack.routing import acknowledgements
 from tstack.routing.deadlines import Timed
 from tstack.routing.message import Message
-from tstack.routing.session import PUBREL_SENT, Session
+from tstack.routing.session import Session
 
 if TYPE_CHECKING:
     from tstack.routing.route import Route
@@ -59,14 +50,6 @@ AUTHENTICATING: Final = 1
 OPEN: Final = 2
 CLOSED: Final = 3
 """Nothing more is read; what is in `out` is still to be sent."""
-
-
-_ACKNOWLEDGEMENTS: Final[dict[int, type[Acknowledgement]]] = {
-    PacketType.PUBACK: PubAck,
-    PacketType.PUBREC: PubRec,
-    PacketType.PUBREL: PubRel,
-    PacketType.PUBCOMP: PubComp,
-}
 
 
 class Carrier(Protocol):
@@ -239,7 +222,7 @@ class Channel(Timed):
                         self._publish_whole(first, data[body:stop])
             elif first == 0x40 and length == 2:
                 if not session.acknowledged(data[body:stop]):
-                    self._stray(data[body:stop], "PUBACK")
+                    acknowledgements.stray(session, data[body:stop], "PUBACK")
             else:
                 self._packet(first, data[body:stop])
             if self.state != OPEN:
@@ -494,7 +477,7 @@ class Channel(Timed):
         if kind == PacketType.PUBLISH:
             self._publish_whole(first, body)
         elif PacketType.PUBACK <= kind <= PacketType.PUBCOMP:
-            self._acknowledgement(first, body)
+            acknowledgements.handle(self, first, body)
         elif kind == PacketType.SUBSCRIBE:
             self.router.subscribe(self, Subscribe.decode(first & 15, body, self.version))
         elif kind == PacketType.UNSUBSCRIBE:
@@ -509,44 +492,6 @@ class Channel(Timed):
             raise ProtocolViolation("a second CONNECT")  # [MQTT-3.1.0-2]
         else:
             raise ProtocolViolation("a packet that only a server sends, or an unknown one")
-
-    def _acknowledgement(self, first: int, body: bytes) -> None:
-        """PUBACK, PUBREC, PUBREL or PUBCOMP: identifier, then, in 5.0, a reason code and properties."""
-        kind = first >> 4
-        if first & 15 != (2 if kind == PacketType.PUBREL else 0):
-            raise MalformedError("reserved flags are set")
-        if len(body) < 2 or (len(body) > 2 and self.version < 5):
-            raise MalformedError("an acknowledgement of the wrong length")
-        pid = body[:2]
-        if pid == b"\x00\x00":
-            raise ProtocolViolation("packet identifier 0")
-        session = self.session
-        assert session is not None
-        code = 0 if len(body) == 2 else _ACKNOWLEDGEMENTS[kind].decode(first & 15, body, self.version).reason_code
-        if kind == PacketType.PUBACK:
-            if not session.acknowledged(pid):
-                self._stray(pid, "PUBACK")
-        elif kind == PacketType.PUBREC:
-            known = session.taken(pid, code >= 0x80)
-            if code < 0x80:
-                # [MQTT-4.3.3-4]; an identifier that is not known is answered, so that the client can let go of it
-                self.put(b"\x62\x02" + pid if known or self.version < 5 else b"\x62\x03" + pid + b"\x92")
-        elif kind == PacketType.PUBREL:
-            known = session.received is not None and pid in session.received
-            if known and session.received is not None:
-                session.received.discard(pid)
-            self.put(b"\x70\x02" + pid if known or self.version < 5 else b"\x70\x03" + pid + b"\x92")
-        elif not session.completed(pid):
-            self._stray(pid, "PUBCOMP")
-
-    def _stray(self, pid: bytes, name: str) -> None:
-        """An acknowledgement of nothing: harmless where it may be late, an offence where it is for another QoS."""
-        assert self.session is not None
-        if pid == b"\x00\x00":
-            raise ProtocolViolation("packet identifier 0")
-        packet = self.session.inflight.get(pid)
-        if packet is not None and packet != PUBREL_SENT:
-            raise ProtocolViolation(f"{name} for a message of another QoS")
 
     def _disconnect(self, packet: Disconnect) -> None:
         """The client goes [MQTT-3.14.4-1]: without its will, unless it asks for it (5.0, 0x04)."""

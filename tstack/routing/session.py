@@ -216,6 +216,13 @@ class Session(Timed):
             self.pump()
         return True
 
+    def released(self, pid: bytes) -> bool:
+        """PUBREL: the QoS 2 message that came in under this identifier is done [MQTT-4.3.3]. False when there was none."""
+        if self.received is None or pid not in self.received:
+            return False
+        self.received.discard(pid)
+        return True
+
     # -- coming back -------------------------------------------------------------------------------------------------------
 
     def resume(self, channel: Channel, old_version: int) -> None:
