@@ -140,11 +140,10 @@ async def test_a_consumer_that_does_not_read_holds_publishers_only_so_long() -> 
         assert broker.broker.router.counters.closed == {"0x97": 1}
 
 
-async def test_a_receiver_that_reads_again_lets_publishers_go_on_at_once() -> None:
-    """Nobody waits for the next tick of the clock: a large queue is drained as fast as it is read."""
-    size, count = 100_000, 200
-    limits = Limits(output=1 << 18, queue_bytes=1 << 21, inflight=100)
-    async with open_to_all(limits=limits) as broker:
+async def test_publishers_go_on_as_fast_as_a_receiver_reads() -> None:
+    """Room in the transport moves the queue and wakes who waits for it at once, not with the next tick of the clock."""
+    size, count = 100_000, 500
+    async with open_to_all(limits=Limits(output=1 << 18, queue_messages=3)) as broker:
         line = await Peer.login(broker.port(), client_id="s")
         await line.subscribe(("a", 1))
         sender = await Peer.login(broker.port(), client_id="p")
@@ -155,11 +154,11 @@ async def test_a_receiver_that_reads_again_lets_publishers_go_on_at_once() -> No
         assert session is not None
         await until(lambda: session.waiters, "the publisher does not wait")
         line.resume()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(8):  # a tick for each six messages would take twenty seconds
             for _ in range(count):
-                assert len((await line.message()).payload) == size
-            for pid in range(1, count + 1):
-                assert (await sender.packet())[2:] == pid.to_bytes(2, "big")
+                assert len(await line.packet()) > size
+        for pid in range(1, count + 1):
+            assert (await sender.packet())[2:] == pid.to_bytes(2, "big")
 
 
 async def test_log_lines_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
