@@ -103,6 +103,11 @@ class Mosquitto:
         """What the broker has logged since its last start."""
         return self._running.output if self._running else ""
 
+    def wait_for(self, pattern: str, count: int = 1) -> None:
+        """Wait for the `count`-th line of its log in which the regular expression is found."""
+        assert self._running is not None
+        self._running.wait_for(pattern, count=count)
+
     def start(self) -> None:
         """Start it, or start it again on the same port; returns when it accepts connections."""
         self._running = Running([need("mosquitto"), "-c", self._config])

@@ -9,8 +9,7 @@ from pathlib import Path
 from tstack.cli import settings
 from tstack.client import Options
 from tstack.device import CA, SETTINGS, Device, folder_to_read
-from tstack.env import Values, boolean
-from tstack.errors import UsageError
+from tstack.env import Setting, Values
 
 log = logging.getLogger("tstack.cli")
 
@@ -20,23 +19,17 @@ _IGNORED = (
 )  # fmt: skip
 
 
-def options(values: Values, *, use_config: bool) -> Options:
-    """Broker, user and TLS from `settings.yml` or from the flags. `use_config` decides when -useconfig is blank.
+def options(values: Values, use_config: Setting[bool]) -> Options:
+    """Broker, user and TLS from `settings.yml` or from the flags, as `use_config` says.
 
-    Raises `Failure` when `settings.yml` is to be used and cannot be.
+    Where only its default says `settings.yml`, -mqtturl is enough to do without one. Raises `Failure` when `settings.yml` is
+    to be used and cannot be.
     """
     folder = folder_to_read(values[settings.CONFIG_DIR], values.given(settings.CONFIG_DIR))
-    text = values[settings.USE_CONFIG]
-    try:
-        wanted = boolean(text) if text else use_config and _there_or_needed(values, folder)
-    except ValueError as error:
-        raise UsageError(f"-useconfig: {text!r} {error}", f"it is {settings.USE_CONFIG.help}") from None
-    return _from_device(values, folder) if wanted else _from_flags(values, folder)
-
-
-def _there_or_needed(values: Values, folder: Path) -> bool:
-    """Not said: `settings.yml` is used when it is there, or when nothing else says where to connect to."""
-    return os.access(folder / SETTINGS, os.F_OK) or not values.given(settings.MQTT_URL)
+    unsaid = not values.given(use_config) and values.given(settings.MQTT_URL)
+    if values[use_config] and not (unsaid and not os.access(folder / SETTINGS, os.F_OK)):
+        return _from_device(values, folder)
+    return _from_flags(values, folder)
 
 
 def _from_device(values: Values, folder: Path) -> Options:

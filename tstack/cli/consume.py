@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(values: Values, flags: argparse.Namespace) -> int:
     if not values[settings.CONSUME_TYPE]:
         raise UsageError("Please use a valid consumer type (ctype option)", f"-ctype is {settings.CONSUME_TYPE.help}")
-    options = connection.options(values, use_config=False)
+    options = connection.options(values, settings.CONSUME_USE_CONFIG)
     filter_ = connection.topic(values, options) or (f"{options.username}/#" if options.username else "")
     if not filter_:
         raise UsageError("-topic is missing", "without a user name there is no USERNAME/# to subscribe to")

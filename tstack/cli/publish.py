@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(values: Values, flags: argparse.Namespace) -> int:
     if not values[settings.TOPIC]:
         raise UsageError("No topic", "-topic says what to publish to")
-    options = connection.options(values, use_config=True)
+    options = connection.options(values, settings.PUBLISH_USE_CONFIG)
     payload = _payload(values[settings.PAYLOAD])
 
     async def publish(life: service.Life) -> int:

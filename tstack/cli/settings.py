@@ -119,11 +119,11 @@ REG_WAIT = Setting(
 DEVICE_TYPE = Setting("devtype", "TSTACK_DEVICE_TYPE", str, "unknown", "what kind of device this is")
 VERIFY_TLS = Setting("verifytls", "TSTACK_VERIFY_TLS", boolean, "true", "check the broker's certificate and name")
 CONFIG_DIR = Setting("config-dir", "TSTACK_CONFIG_DIR", str, "/etc/trafero", "folder of settings.yml and certificates")
-USE_CONFIG = Setting(
-    "useconfig", "TSTACK_USE_CONFIG", str, "",
-    "true: take broker, user and certificates from settings.yml; false: from the flags; "
-    "blank: tpublish true, tconsume false, as ever",
-)  # fmt: skip
+_USE_CONFIG = "true: take broker, user and certificates from settings.yml; false: from the flags"
+CONSUME_USE_CONFIG = Setting("useconfig", "TCONSUME_USE_CONFIG", boolean, "false", _USE_CONFIG)
+PUBLISH_USE_CONFIG = Setting(
+    "useconfig", "TPUBLISH_USE_CONFIG", boolean, "true", f"{_USE_CONFIG}; with -mqtturl only if there is one"
+)
 USERNAME = Setting("username", "TSTACK_USERNAME", str, "", "user name")
 PASSWORD = Setting("password", "TSTACK_PASSWORD", str, "", "password", secret=True)
 CA_CRT_FILE = Setting(
@@ -132,7 +132,7 @@ CA_CRT_FILE = Setting(
 TLS_CERT_FILE = Setting("tlscertfile", "TSTACK_TLS_CERT_FILE", str, "", "client certificate to show to the broker")
 TLS_KEY_FILE = Setting("tlskeyfile", "TSTACK_TLS_KEY_FILE", str, "", "private key of that client certificate")
 CLIENT = (
-    MQTT_URL, USERNAME, PASSWORD, CA_CRT_FILE, TLS_CERT_FILE, TLS_KEY_FILE, VERIFY_TLS, USE_CONFIG, CONFIG_DIR
+    MQTT_URL, USERNAME, PASSWORD, CA_CRT_FILE, TLS_CERT_FILE, TLS_KEY_FILE, VERIFY_TLS, CONFIG_DIR
 )  # fmt: skip
 
 TOPIC = Setting(
@@ -196,8 +196,8 @@ TREG: tuple[Setting[Any], ...] = (
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR
 )  # fmt: skip
-TCONSUME: tuple[Setting[Any], ...] = (*SINK, *CLIENT, *LOGGING)
-TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, *CLIENT, *LOGGING)
+TCONSUME: tuple[Setting[Any], ...] = (*SINK, CONSUME_USE_CONFIG, *CLIENT, *LOGGING)
+TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, PUBLISH_USE_CONFIG, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
 
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
