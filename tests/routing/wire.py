@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.mqtt.codes import ReasonCode
-from tstack.routing import channel as channels
+from tstack.routing import outlet
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.routing.router import Router
@@ -343,7 +343,7 @@ class Line:
             if self.closed:
                 return
             self.channel.receive(one)
-            if self.channel.state == channels.AUTHENTICATING and self.user is not None:
+            if self.channel.state == outlet.AUTHENTICATING and self.user is not None:
                 self.accept(self.user)
             self.world.settle()
 
@@ -363,13 +363,13 @@ class Line:
     def flush(self) -> None:
         """See `Carrier`: what a connection does with a transport."""
         channel = self.channel
-        if channel.out and (not self.blocked or channel.state == channels.CLOSED):
+        if channel.out and (not self.blocked or channel.state == outlet.CLOSED):
             self._arrived += b"".join(channel.out)
             channel.out.clear()
             channel.room = self.world.router.limits.output
             if channel.session is not None and channel.session.queue is not None:
                 channel.session.pump()
-        if channel.state == channels.CLOSED:
+        if channel.state == outlet.CLOSED:
             self.closed = True
             return
         unread = channel.waiting_for is not None

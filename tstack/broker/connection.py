@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
 from tstack.mqtt.codes import ReasonCode
-from tstack.routing import channel as channels
+from tstack.routing import outlet
 from tstack.routing.channel import Channel
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         if channel is None:
             return
         channel.receive(data)
-        if channel.state == channels.AUTHENTICATING and self._authentication is None:
+        if channel.state == outlet.AUTHENTICATING and self._authentication is None:
             self._authenticate(channel)
         self._broker.flush()
 
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The transport's buffer has room again: for this channel, and perhaps for publishers that wait for it."""
         self._blocked = False
-        if self.channel is not None and self.channel.state != channels.CLOSED:
+        if self.channel is not None and self.channel.state != outlet.CLOSED:
             self.channel.mark()
             self._broker.flush()
 
@@ -104,13 +104,13 @@ class Connection(asyncio.Protocol):
         if channel is None or transport is None:
             return
         out = channel.out
-        if out and (not self._blocked or channel.state == channels.CLOSED):
+        if out and (not self._blocked or channel.state == outlet.CLOSED):
             transport.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
             channel.room = self._broker.limits.output
             if channel.session is not None and channel.session.queue is not None:
                 channel.session.pump()
-        if channel.state == channels.CLOSED:
+        if channel.state == outlet.CLOSED:
             self._close(transport)
             return
         unread = (
@@ -164,6 +164,6 @@ class Connection(asyncio.Protocol):
             broker.refused(channel, connect, Refusal(ReasonCode.SERVER_UNAVAILABLE, "internal error"))
         else:
             self._authentication = None
-            if channel.state != channels.CLOSED:
+            if channel.state != outlet.CLOSED:
                 broker.accepted(channel, who)
         broker.flush()

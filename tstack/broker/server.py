@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,11 @@ from tstack.broker import listeners
 from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.journal import DiskJournal
 from tstack.env import Address
+from tstack.errors import Failure
 from tstack.identity.directory import Directory
+from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.identity.users import User
 from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
@@ -51,14 +54,22 @@ class Options:
     key_file: Path | None = None
     ca_file: Path | None = None
     store_wait: float = 60.0
+    durability: str = "none"
+    """commit, interval or none: see `broker/journal.py`."""
+    journal: Path | None = None
+    """The journal's file; not needed with the durability none."""
     limits: Limits = field(default_factory=Limits)
 
 
 class Broker:
     """tserve. `start`, then `stop`; everything between happens in callbacks."""
 
-    def __init__(self, store: Store, options: Options) -> None:
+    def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
+        """`on_failure` is called when the broker cannot go on; `failure` says why."""
         self.options = options
+        self.failure: Failure | None = None
+        self._on_failure = on_failure
+        self._journal: DiskJournal | None = None
         self.limits = options.limits
         self.directory = Directory(store, self._user_changed, self._revoked)
         self.authenticator = Authenticator(self.directory, options.authentication)
@@ -86,6 +97,8 @@ class Broker:
             context = self._context() if self.options.tls else None
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
+            self.router.now = asyncio.get_running_loop().time()
+            await self._open_journal()
             self._tick()
             for address in self.options.plain:
                 await self._listen("mqtt", address, None)
@@ -106,6 +119,33 @@ class Broker:
         self._servers.append(server)
         self.addresses.append((scheme, real))
         log.info("listening on %s://%s", scheme, real)
+
+    async def _open_journal(self) -> None:
+        if self.options.durability == "none" or self.options.journal is None:
+            return
+        self._journal = DiskJournal(
+            self.options.journal,
+            self.router,
+            mode=self.options.durability,
+            written=self.flush,
+            failed=self._journal_failed,
+        )
+        await self._journal.open(self._permissions)
+
+    def _permissions(self, name: str) -> Permissions | None:
+        """What a user may do now; None for one that is gone or disabled."""
+        if not self.options.authentication:
+            return EVERYTHING
+        user = self.directory.users.get(name)
+        return None if user is None or user.deleted or user.disabled else user.permissions
+
+    def _journal_failed(self, error: Exception) -> None:
+        """What cannot be written cannot be acknowledged: better no broker than one that says yes and forgets."""
+        self.failure = Failure(
+            f"the journal {self.options.journal} cannot be written: {error}", "make room on the disk, then start again"
+        )
+        if self._on_failure is not None:
+            self._on_failure()
 
     def _context(self) -> ssl.SSLContext:
         options = self.options
@@ -133,6 +173,9 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
+        if self._journal is not None:
+            await self._journal.close()
+            self._journal = None
         await self.directory.stop()
         if self._clock is not None:
             self._clock.cancel()
@@ -140,7 +183,9 @@ class Broker:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self._clock = loop.call_later(TICK, self._tick)  # first of all: the clock goes on whatever this tick brings about
+        self._clock = loop.call_later(
+            TICK, self._tick
+        )  # first of all: the clock goes on whatever this tick brings about
         self.router.now = loop.time()
         self.router.sessions.tick()
         self.flush()
@@ -162,6 +207,8 @@ class Broker:
                 router.awake = []
                 for channel in awake:
                     channel.proceed()
+        if self._journal is not None:
+            self._journal.kick()
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""

@@ -36,12 +36,14 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
 
 async def _serve(life: service.Life, values: Values, options: Options) -> int:
     async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
-        broker = Broker(store, options)
+        broker = Broker(store, options, on_failure=life.stop)
         await broker.start()
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
         await broker.stop()
+        if broker.failure is not None:
+            raise broker.failure
     return service.EXIT_OK
 
 
@@ -65,4 +67,6 @@ def broker_options(values: Values) -> Options:
         key_file=Path(key) if key else None,
         ca_file=Path(ca) if ca else None,
         store_wait=values[declared.STORE_WAIT],
+        durability=values[declared.DURABILITY],
+        journal=Path(values[declared.DATA_DIR]) / "journal.db",
     )

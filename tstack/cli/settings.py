@@ -75,6 +75,11 @@ CLIENT_CERTIFICATE = Setting(
     "clientcert", "TSTACK_CLIENT_CERTIFICATE", choice("optional", "required", "off"), "optional",
     "on TLS listeners: optional takes a certificate or a password, required demands a certificate",
 )  # fmt: skip
+DURABILITY = Setting(
+    "durability", "TSTACK_DURABILITY", choice("commit", "interval", "none"), "commit",
+    "what persistent sessions and their messages survive: commit: a loss of power, nothing is acknowledged before it is on "
+    "disk; interval: kill -9, a loss of power costs a second; none: they live in memory",
+)  # fmt: skip
 
 # -- treg -------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +192,7 @@ RIGHTS = Setting(
 # -- by program -------------------------------------------------------------------------------------------------------
 
 TSERVE: tuple[Setting[Any], ...] = (
-    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, *CERTIFICATES, *STORE, *LOGGING
+    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, *CERTIFICATES, *STORE, *LOGGING
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,

@@ -60,7 +60,7 @@ async def _serve(life: service.Life, values: Values) -> int:
         store = await parts.enter_async_context(opened(open_store(values), values[declared.STORE_WAIT], life.stopping))
         folder = CertsFolder(Path(values[declared.CERTS_DIR]))
         authority = folder.ensure_authority()
-        broker = Broker(store, broker_options(values))
+        broker = Broker(store, broker_options(values), on_failure=life.stop)
         await broker.start()
         parts.push_async_callback(broker.stop)
         key, fresh = _registration_key(values)
@@ -75,6 +75,8 @@ async def _serve(life: service.Life, values: Values) -> int:
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
+    if broker.failure is not None:
+        raise broker.failure
     return service.EXIT_OK
 
 

@@ -41,10 +41,14 @@ def handle(channel: Channel, first: int, body: bytes) -> None:
         known = session.taken(pid, code >= 0x80)
         if code < 0x80:
             # [MQTT-4.3.3-4]; an identifier that is not known is answered, so that the client can let go of it
-            channel.put(b"\x62\x02" + pid if known or channel.version < 5 else b"\x62\x03" + pid + b"\x92")
+            # not before it is durable that the client has the message: sent again after a crash it would be a second one
+            channel.hold_for(
+                session, b"\x62\x02" + pid if known or channel.version < 5 else b"\x62\x03" + pid + b"\x92"
+            )
     elif kind == PacketType.PUBREL:
         known = session.released(pid)
-        channel.put(b"\x70\x02" + pid if known or channel.version < 5 else b"\x70\x03" + pid + b"\x92")
+        # not before it is durable that the identifier is free: a new message under it would look like the old one
+        channel.hold_for(session, b"\x70\x02" + pid if known or channel.version < 5 else b"\x70\x03" + pid + b"\x92")
     elif not session.completed(pid):
         stray(session, pid, "PUBCOMP")
 

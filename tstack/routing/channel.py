@@ -20,7 +20,7 @@ from until there is room (`waiting_for`), or until the patience for it is used u
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from tstack.mqtt.codes import PacketType, ReasonCode
 from tstack.mqtt.connect import Connect, refusal
@@ -33,57 +33,37 @@ from tstack.mqtt.errors import (
     ReceiveMaximumExceeded,
     TopicAliasInvalid,
 )
+from tstack.mqtt.framing import MAX_PACKET, read_header
 from tstack.mqtt.packets import Disconnect, Publish, Subscribe, Unsubscribe
 from tstack.routing import acknowledgements
-from tstack.routing.deadlines import Timed
 from tstack.routing.message import Message
+from tstack.routing.outlet import AUTHENTICATING, CLOSED, NEW, OPEN, Carrier, Outlet
 from tstack.routing.session import Session
 
 if TYPE_CHECKING:
     from tstack.routing.route import Route
     from tstack.routing.router import Router
 
-NEW: Final = 0
-"""Nothing has come but, at most, a part of the CONNECT."""
-AUTHENTICATING: Final = 1
-"""The CONNECT is there; who it is and what may be done is being found out elsewhere."""
-OPEN: Final = 2
-CLOSED: Final = 3
-"""Nothing more is read; what is in `out` is still to be sent."""
+HEADER: Final = 5
+"""Bytes of a fixed header at most: `Limits.packet` is what may follow it."""
 
 
-class Carrier(Protocol):
-    """Whoever moves the bytes of a channel."""
-
-    def flush(self) -> None:
-        """Send what is in `out`; close when the channel is closed; read or do not read as `waiting_for` says."""
-        ...
-
-
-class Channel(Timed):
+class Channel(Outlet):
     """See the module."""
 
     __slots__ = (
-        "_chunks", "_have", "_need", "aliases", "carrier", "connect", "dirty", "generation", "keep_alive", "last_seen",
-        "out", "peer", "peer_packet_limit", "reason", "refusing", "remembered", "room", "router", "routes", "session", "state",
-        "unread_since", "version", "waiting_for", "waiting_since", "will_wanted",
+        "_chunks", "_have", "_need", "aliases", "connect", "generation", "keep_alive", "last_seen", "peer", "reason",
+        "refusing", "remembered", "routes", "session", "unread_since", "version", "waiting_for", "waiting_since", "will_wanted",
     )  # fmt: skip
 
     def __init__(self, router: Router, carrier: Carrier | None, peer: str = "") -> None:
-        super().__init__()
-        self.router = router
-        self.carrier = carrier
+        super().__init__(router, carrier)
         self.peer = peer
         """The address, for log lines."""
-        self.state = NEW
         self.version = 4
         self.connect: Connect | None = None
         """The CONNECT while it is being judged."""
         self.session: Session | None = None
-        self.out: list[bytes] = []
-        self.room = router.limits.output
-        """Bytes of messages that may be added to `out` before the next flush: then QoS 0 is dropped, the rest waits."""
-        self.dirty = False
         self.routes: dict[bytes, Route] = {}
         self.remembered = 0
         """Topics and receivers in `routes`."""
@@ -95,8 +75,6 @@ class Channel(Timed):
         self.keep_alive = 0.0
         self.last_seen = router.now
         self.aliases: dict[int, bytes] | None = None
-        self.peer_packet_limit = 0
-        """The client's Maximum Packet Size; 0 for none."""
         self.waiting_for: Session | None = None
         self.waiting_since = 0.0
         self.unread_since = 0.0
@@ -160,12 +138,10 @@ class Channel(Timed):
         """The CONNECT [MQTT-3.1.0-1]: anything else closes the connection on its first byte."""
         if data[0] != PacketType.CONNECT << 4:
             raise ProtocolViolation("the first packet is no CONNECT")
-        body, length = _length(data, 0)
-        if length > self.router.limits.packet_before_login:
-            raise PacketTooLarge("the CONNECT is too large")
+        _, body, length = read_header(data, 0, len(data), self.router.limits.packet_before_login)
         stop = body + length
-        if body == 0 or stop > len(data):
-            self._keep(data, 0, stop if body else len(data) + 1)
+        if length < 0 or stop > len(data):
+            self._keep(data, 0, len(data) + 1 if length < 0 else stop)
             return
         try:
             self.connect = Connect.decode(data[0] & 15, data[body:stop])
@@ -192,8 +168,8 @@ class Channel(Timed):
             length = data[pos + 1]
             body = pos + 2
             if length > 127:
-                body, length = _length(data, pos, is_v5)
-                if not body:
+                _, body, length = read_header(data, pos, end, MAX_PACKET, self.version)
+                if length < 0:
                     break
                 if length > limit:
                     raise PacketTooLarge("the packet is too large")
@@ -347,7 +323,10 @@ class Channel(Timed):
             if not channel.dirty:
                 channel.dirty = True
                 router.dirty.append(channel)
-        self.put(b"\x40\x02" + pid)
+        if self.held:
+            self.hold(b"\x40\x02" + pid)
+        else:
+            self.put(b"\x40\x02" + pid)
 
     def _plain_message(self, data: bytes, text: int, stop: int, route: Route) -> Message:
         """A QoS 1 message without properties, from its packet."""
@@ -363,7 +342,7 @@ class Channel(Timed):
         packet = Publish.decode(first & 15, body, self.version)
         pid = packet.packet_id.to_bytes(2, "big") if packet.qos else b""
         if packet.qos == 2 and session.received is not None and pid in session.received:
-            self.put(b"\x50\x02" + pid)  # [MQTT-4.3.3-10]: it came before, and was routed then
+            self._answer(2, pid, 0, session.number != 0)  # [MQTT-4.3.3-10]: it came before, and was routed then
             router.counters.messages_received += 1
             return
         topic = packet.topic.encode()
@@ -386,6 +365,8 @@ class Channel(Timed):
                 self._no_room(full, packet.qos, pid)
                 return
         router.counters.messages_received += 1
+        journal = router.journal
+        before = journal.changes if journal is not None else 0
         if packet.retain and not router.retain(message):
             if self.version >= 5 and packet.qos:
                 self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED)
@@ -396,8 +377,10 @@ class Channel(Timed):
             if session.received is None:
                 session.received = set()
             session.received.add(pid)
+            if journal is not None:
+                journal.received(session, pid, True)
         if packet.qos:
-            self._answer(packet.qos, pid, 0)
+            self._answer(packet.qos, pid, 0, journal is not None and journal.changes != before)
 
     def _aliased(self, packet: Publish, topic: bytes) -> bytes:
         """The topic, by its alias where it was left out [MQTT-3.3.2-7 to -12]."""
@@ -417,10 +400,14 @@ class Channel(Timed):
             raise ProtocolViolation("the topic alias was never set")
         return self.aliases[alias]
 
-    def _answer(self, qos: int, pid: bytes, code: int) -> None:
-        """PUBACK or PUBREC."""
+    def _answer(self, qos: int, pid: bytes, code: int, durable: bool = False) -> None:
+        """PUBACK or PUBREC, in the order of the PUBLISH packets [MQTT-4.6.0-2, -3]; `durable`: not before that is so."""
         kind = b"\x40" if qos == 1 else b"\x50"
-        self.put(kind + b"\x02" + pid if not code else kind + b"\x03" + pid + bytes((code,)))
+        packet = kind + b"\x02" + pid if not code else kind + b"\x03" + pid + bytes((code,))
+        if durable or self.held:
+            self.hold(packet)
+        else:
+            self.put(packet)
 
     def _route(self, topic: bytes) -> Route:
         """Ask the router, and remember the answer; the memory is bounded by starting anew."""
@@ -504,34 +491,6 @@ class Channel(Timed):
         self.will_wanted = packet.reason_code == ReasonCode.DISCONNECT_WITH_WILL_MESSAGE
         self.close("disconnected")
 
-    # -- bytes out ---------------------------------------------------------------------------------------------------------
-
-    def put(self, packet: bytes) -> None:
-        """Send a packet that must not be lost: its number is bounded elsewhere."""
-        self.out.append(packet)
-        if not self.dirty:
-            self.dirty = True
-            self.router.dirty.append(self)
-
-    def offer(self, packet: bytes, count: int) -> None:
-        """Send QoS 0 messages, unless the receiver is too slow: then they are dropped and counted."""
-        size = len(packet)
-        if self.room < size:
-            self.router.counters.drop("slow receiver", count)
-            return
-        if self.peer_packet_limit and size > self.peer_packet_limit:
-            self.router.counters.drop("packet too large for the client", count)
-            return
-        self.room -= size
-        self.router.counters.messages_sent += count
-        self.put(packet)
-
-    def mark(self) -> None:
-        """Have the carrier look at this channel."""
-        if not self.dirty:
-            self.dirty = True
-            self.router.dirty.append(self)
-
     # -- the end -----------------------------------------------------------------------------------------------------------
 
     def fail(self, error: MqttError) -> None:
@@ -553,24 +512,3 @@ class Channel(Timed):
             self.router.counters.close(reason if code < 0x80 else f"0x{code:02x}")
         self.mark()
         self.router.sessions.closed(self)
-
-
-def _length(data: bytes, pos: int, shortest: bool = False) -> tuple[int, int]:
-    """Where the variable header starts, and the remaining length; (0, 0) when more bytes are wanted.
-
-    Raises `MalformedError` for a length of more than four bytes, and with `shortest`, as 5.0 wants it [MQTT-1.5.5-1], for one
-    of more bytes than it needs.
-    """
-    length = 0
-    shift = 0
-    for at in range(pos + 1, min(pos + 5, len(data))):
-        byte = data[at]
-        length |= (byte & 127) << shift
-        if byte < 128:
-            if shortest and shift and not byte:
-                raise MalformedError("the remaining length is longer than it needs to be")
-            return at + 1, length
-        shift += 7
-    if len(data) - pos >= 5:
-        raise MalformedError("the remaining length has more than four bytes")
-    return 0, 0

@@ -33,17 +33,9 @@ class Message:
     """An application message. `properties` are the encoded 5.0 properties that travel with it, without their length."""
 
     __slots__ = (
-        "_head",
-        "_head_first",
-        "_head_rest",
-        "expires",
-        "payload",
-        "properties",
-        "qos",
-        "retain",
-        "topic",
-        "user",
-    )
+        "_head", "_head_first", "_head_rest", "expires", "number", "payload", "properties", "qos", "references", "retain",
+        "topic", "user",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,6 +56,9 @@ class Message:
         self.properties = properties
         self.expires = expires
         """When it is not to be delivered any more, on the router's clock; 0 for never."""
+        self.number = 0
+        """Its number in the journal; 0 when it is not kept there. `references`: deliveries in the journal that need it."""
+        self.references = 0
         self._head = b""
         self._head_first = -1
         self._head_rest = -1

@@ -51,13 +51,15 @@ class Route:
 
     def sort(self, is_v5: bool) -> None:
         """Sort the targets by what a QoS 0 PUBLISH of the publisher needs to become for them."""
+        kept = False
         for target in self.targets:
             session = target.session
             channel = session.channel
+            kept = kept or (target.qos > 0 and session.number > 0)
             if target.identifiers or (channel is not None and channel.peer_packet_limit):
                 self.special.append(target)
             elif (session.version >= 5) == is_v5:
                 self.near.append(session)
             else:
                 self.far.append(session)
-        self.quick = not (self.far or self.special or self.groups)
+        self.quick = not (self.far or self.special or self.groups or kept)

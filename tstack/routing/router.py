@@ -28,6 +28,8 @@ from tstack.routing.subscriptions import Subscription, SubscriptionTree
 
 if TYPE_CHECKING:
     from tstack.routing.channel import Channel
+    from tstack.routing.journal import Journal
+    from tstack.routing.outlet import Outlet
     from tstack.routing.session import Session
 
 
@@ -49,8 +51,10 @@ class Router:
         self.now = 0.0
         """Seconds on a clock that only goes forward; set before anything else is called."""
         self.generation = 0
-        self.dirty: list[Channel] = []
+        self.dirty: list[Outlet] = []
         self.awake: list[Channel] = []
+        self.journal: Journal | None = None
+        """Notes what has to outlive the broker; None: nothing has to."""
         self.retained = Retained(self.limits)
         self.tree = SubscriptionTree()
         self.sessions = Sessions(self, token)
@@ -194,7 +198,16 @@ class Router:
 
     def retain(self, message: Message) -> bool:
         """Keep as the retained message of its topic [MQTT-3.3.1-5]; False when there is no room."""
-        return self.retained.store(message)
+        if not self.retained.store(message):
+            return False
+        if self.journal is not None:
+            self.journal.retained(message.topic, message if message.payload else None)
+        return True
+
+    def forget_retained(self, topic: str) -> None:
+        """Drop the retained message of a topic."""
+        if self.retained.remove(topic) and self.journal is not None:
+            self.journal.retained(topic.encode(), None)
 
     # -- subscriptions -----------------------------------------------------------------------------------------------------
 
@@ -221,14 +234,18 @@ class Router:
                 codes.append(0x80)
                 self.counters.subscriptions_refused += 1
                 continue
-            self._add(session, request.filter, subscription)
+            self.add_subscription(session, request.filter, subscription)
             codes.append(subscription.qos)
             if not subscription.group and (request.retain_handling == 0 or (request.retain_handling == 1 and is_new)):
                 retained.append(subscription)  # [MQTT-3.3.1-9, -10, -11]
         properties = b"\x00" if channel.version >= 5 else b""
         pid = packet.packet_id.to_bytes(2, "big")
         body = pid + properties + bytes(codes)
-        channel.put(b"\x90" + varint(len(body)) + body)
+        answer = b"\x90" + varint(len(body)) + body
+        if session.number:
+            channel.hold(answer)
+        else:
+            channel.put(answer)
         for subscription in retained:
             self._send_retained(session, subscription)
 
@@ -249,8 +266,11 @@ class Router:
             session, plain, request.qos, group or "", request.no_local, request.retain_as_published, identifier
         )
 
-    def _add(self, session: Session, name: str, subscription: Subscription) -> None:
+    def add_subscription(self, session: Session, name: str, subscription: Subscription) -> None:
+        """Add one that has been judged, under the name that the client wrote."""
         session.subscriptions[name] = subscription
+        if self.journal is not None:
+            self.journal.subscribed(session, name, subscription)
         first = self.tree.add(subscription)
         self.generation += 1
         if first and self.on_interest is not None:
@@ -261,6 +281,8 @@ class Router:
         subscription = session.subscriptions.pop(name, None)
         if subscription is None:
             return False
+        if self.journal is not None:
+            self.journal.subscribed(session, name, None)
         last = self.tree.remove(subscription)
         self.generation += 1
         if last and self.on_interest is not None:
@@ -272,11 +294,11 @@ class Router:
         for message in self.retained.match(subscription.filter):
             topic = message.topic.decode()
             if message.expires and message.expires <= self.now:
-                self.retained.remove(topic)
+                self.forget_retained(topic)
                 continue
             if message.user and not self.policy.may_publish(message.user, topic):
                 # whoever left it here may not speak here any more
-                self.retained.remove(topic)
+                self.forget_retained(topic)
                 self.counters.drop("rights")
                 continue
             if not session.permissions.may_receive(topic):

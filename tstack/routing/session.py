@@ -8,9 +8,11 @@ in `queue` (waiting for a place in flight, or for the client to come back).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from tstack.routing.deadlines import Timed
+from tstack.routing.delivery import RELEASED, SENT, Delivery
 from tstack.routing.limits import Limits
 from tstack.routing.message import U16, Message, publish_head
 
@@ -40,23 +42,13 @@ PUBREL_SENT = b""
 """What stands in `inflight` for a QoS 2 message that the receiver has taken: only the release is owed."""
 
 
-class Pending:
-    """A message that waits in a session's queue, and how it is to be sent: `first` is the PUBLISH's first byte."""
-
-    __slots__ = ("first", "identifiers", "message")
-
-    def __init__(self, message: Message, first: int, identifiers: bytes) -> None:
-        self.message = message
-        self.first = first
-        self.identifiers = identifiers
-
-
 class Session(Timed):
     """See the module. Everything here is plain state; `Channel` and `Router` drive it."""
 
     __slots__ = (
-        "_next", "called", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "permissions",
-        "queue", "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters", "will",
+        "_next", "_owed", "called", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "number",
+        "permissions", "queue", "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters",
+        "will",
         "will_at", "will_delay", "window",
     )  # fmt: skip
 
@@ -80,7 +72,11 @@ class Session(Timed):
         self._next = 0
         self.inflight: dict[bytes, bytes] = {}
         """Packet identifier to the PUBLISH that was sent, oldest first; `PUBREL_SENT` after a PUBREC."""
-        self.queue: deque[Pending] | None = None
+        self.number = 0
+        """Its number in the journal; 0 when it is not kept there."""
+        self._owed: dict[bytes, Delivery] | None = None
+        """The deliveries in flight, when the journal keeps them."""
+        self.queue: deque[Delivery] | None = None
         self.queued_bytes = 0
         self.received: set[bytes] | None = None
         """Packet identifiers of QoS 2 messages that came in and were routed, until their PUBREL [MQTT-4.3.3-2]."""
@@ -113,27 +109,87 @@ class Session(Timed):
 
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: bytes) -> None:
         """Send or queue a message at QoS 1 or 2. The caller has seen to it that there is room."""
-        first = 0x30 | qos << 1 | (1 if retain else 0)
+        delivery = Delivery(message, 0x30 | qos << 1 | (1 if retain else 0), identifiers)
+        if self.number:
+            journal = self.router.journal
+            assert journal is not None
+            journal.owe(self, delivery)
         channel = self.channel
         if channel is not None and self.has_window():
-            self._send(channel, message, first, identifiers)
+            self._send(channel, delivery)
             return
         if self.queue is None:
             self.queue = deque()
-        self.queue.append(Pending(message, first, identifiers))
+        self.queue.append(delivery)
         self.queued_bytes += message.size
 
-    def _send(self, channel: Channel, message: Message, first: int, identifiers: bytes) -> None:
+    def _send(self, channel: Channel, delivery: Delivery) -> None:
         pid = self.new_pid()
-        packet = message.packet(self.version, first, pid, identifiers, self.router.now)
+        packet = delivery.message.packet(self.version, delivery.first, pid, delivery.identifiers, self.router.now)
         if channel.peer_packet_limit and len(packet) > channel.peer_packet_limit:
             # [MQTT-3.1.2-25] what the client cannot take is treated as delivered
             self.router.counters.drop("packet too large for the client")
+            self._done(delivery)
             return
         self.inflight[pid] = packet
         channel.room -= len(packet)
-        channel.put(packet)
         self.router.counters.messages_sent += 1
+        if not self.number:
+            channel.put(packet)
+            return
+        delivery.pid = pid
+        delivery.state = SENT
+        if self._owed is None:
+            self._owed = {}
+        self._owed[pid] = delivery
+        journal = self.router.journal
+        assert journal is not None
+        journal.moved(self, delivery)
+        if delivery.first & 0x04:
+            # exactly once: after a crash the same message must go out under the same identifier, or not have gone out
+            channel.hold(packet)
+        else:
+            channel.put(packet)
+
+    def _done(self, delivery: Delivery) -> None:
+        """It is not owed any more."""
+        if delivery.sequence and self.router.journal is not None:
+            self.router.journal.done(self, delivery)
+
+    def _forget(self, pid: bytes) -> None:
+        """Take a message out of flight for good."""
+        del self.inflight[pid]
+        if self._owed is not None:
+            delivery = self._owed.pop(pid, None)
+            if delivery is not None:
+                self._done(delivery)
+        if self.queue is not None or self.waiters is not None:
+            self.pump()
+
+    def owed(self) -> Iterator[Delivery]:
+        """Every delivery that the journal keeps for this session."""
+        if self._owed is not None:
+            yield from self._owed.values()
+        if self.queue is not None and self.number:
+            yield from self.queue
+
+    def restore(self, deliveries: list[Delivery]) -> None:
+        """Take over, in their order, what the journal kept."""
+        for delivery in deliveries:
+            if delivery.pid:
+                pid = delivery.pid
+                packet = delivery.message.packet(
+                    self.version, delivery.first, pid, delivery.identifiers, self.router.now
+                )
+                self.inflight[pid] = PUBREL_SENT if delivery.state == RELEASED else packet
+                if self._owed is None:
+                    self._owed = {}
+                self._owed[pid] = delivery
+            else:
+                if self.queue is None:
+                    self.queue = deque()
+                self.queue.append(delivery)
+                self.queued_bytes += delivery.message.size
 
     def new_pid(self) -> bytes:
         """A packet identifier that is not in use [MQTT-2.2.1-4], as its two bytes."""
@@ -152,13 +208,14 @@ class Session(Timed):
         if queue is not None and channel is not None:
             now = self.router.now
             while queue and len(self.inflight) < self.window and channel.room > 0:
-                pending = queue.popleft()
-                message = pending.message
+                delivery = queue.popleft()
+                message = delivery.message
                 self.queued_bytes -= message.size
                 if message.expires and message.expires <= now:
                     self.router.counters.drop("expired")
+                    self._done(delivery)
                     continue
-                self._send(channel, message, pending.first, pending.identifiers)
+                self._send(channel, delivery)
             if not queue:
                 self.queue = None
         if self.waiters is not None:
@@ -190,9 +247,7 @@ class Session(Timed):
         packet = self.inflight.get(pid)
         if packet is None or not packet or packet[0] & 0x06 != 0x02:
             return False
-        del self.inflight[pid]
-        if self.queue is not None or self.waiters is not None:
-            self.pump()
+        self._forget(pid)
         return True
 
     def taken(self, pid: bytes, refused: bool) -> bool:
@@ -201,19 +256,21 @@ class Session(Timed):
         if packet is None or (packet and packet[0] & 0x06 != 0x04):
             return False
         if refused:
-            del self.inflight[pid]
-            self.pump()
-        else:
-            self.inflight[pid] = PUBREL_SENT
+            self._forget(pid)
+            return True
+        self.inflight[pid] = PUBREL_SENT
+        delivery = self._owed.get(pid) if self._owed is not None else None
+        if delivery is not None and delivery.state != RELEASED:
+            delivery.state = RELEASED
+            assert self.router.journal is not None
+            self.router.journal.moved(self, delivery)
         return True
 
     def completed(self, pid: bytes) -> bool:
         """PUBCOMP: the QoS 2 message is done [MQTT-4.3.3]."""
         if self.inflight.get(pid) != PUBREL_SENT:
             return False
-        del self.inflight[pid]
-        if self.queue is not None or self.waiters is not None:
-            self.pump()
+        self._forget(pid)
         return True
 
     def released(self, pid: bytes) -> bool:
@@ -221,6 +278,8 @@ class Session(Timed):
         if self.received is None or pid not in self.received:
             return False
         self.received.discard(pid)
+        if self.router.journal is not None:
+            self.router.journal.received(self, pid, False)
         return True
 
     # -- coming back -------------------------------------------------------------------------------------------------------
@@ -231,14 +290,19 @@ class Session(Timed):
         for pid, packet in old.items():
             if packet == PUBREL_SENT:
                 self.inflight[pid] = packet
-                channel.put(b"\x62\x02" + pid)
+                channel.hold(b"\x62\x02" + pid)
                 continue
             again = rewritten(packet, old_version, channel.version)
             if not self.permissions.may_receive(topic_of(again).decode()):
                 self.router.counters.drop("rights")
+                self.inflight[pid] = again
+                self._forget(pid)
                 continue
             self.inflight[pid] = again
-            channel.put(bytes((again[0] | 0x08,)) + again[1:])
+            if again[0] & 0x04:
+                channel.hold(bytes((again[0] | 0x08,)) + again[1:])
+            else:
+                channel.put(bytes((again[0] | 0x08,)) + again[1:])
             self.router.counters.messages_sent += 1
         self.pump()
 
@@ -246,17 +310,15 @@ class Session(Timed):
         """Take out of the queue what the user may no longer receive."""
         if self.queue is None:
             return
-        kept: deque[Pending] = deque()
-        size = 0
-        for pending in self.queue:
-            if self.permissions.may_receive(pending.message.topic.decode()):
-                kept.append(pending)
-                size += pending.message.size
-        dropped = len(self.queue) - len(kept)
-        if dropped:
-            self.router.counters.drop("rights", dropped)
+        kept: deque[Delivery] = deque()
+        for delivery in self.queue:
+            if self.permissions.may_receive(delivery.message.topic.decode()):
+                kept.append(delivery)
+                continue
+            self.queued_bytes -= delivery.message.size
+            self.router.counters.drop("rights")
+            self._done(delivery)
         self.queue = kept or None
-        self.queued_bytes = size
         self.pump()
 
 

@@ -15,6 +15,7 @@ from tstack.mqtt.connect import ConnAck, Connect
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
+from tstack.routing import outlet
 from tstack.routing.deadlines import Deadlines
 from tstack.routing.message import Message
 from tstack.routing.session import Permissions, Session
@@ -78,7 +79,7 @@ class Sessions:
         A connection that holds the session is closed first [MQTT-3.1.4-2].
         """
         connect = channel.connect
-        if connect is None or channel.state != channels.AUTHENTICATING:
+        if connect is None or channel.state != outlet.AUTHENTICATING:
             return False
         try:
             will = self._will_of(connect, user, permissions)
@@ -111,11 +112,28 @@ class Sessions:
         session.version = channel.version
         session.will = will
         self._attach(channel, session, connect)
+        self._note(session)
         if present:
             router.generation += 1  # what its receivers need written anew depends on the version and on the connection
         self._welcome(channel, session, connect, present)
         session.resume(channel, old_version)
         return True
+
+    def _note(self, session: Session) -> None:
+        """Tell the journal whether the session, as it now is, is to outlive the broker."""
+        journal = self._router.journal
+        if journal is None:
+            return
+        if session.expiry:
+            journal.keep(session)
+        else:
+            journal.end(session)
+
+    def adopt(self, session: Session) -> None:
+        """Take in a session that the journal kept; it is away."""
+        self._sessions[(session.user, session.client_id)] = session
+        self._by_user.setdefault(session.user, {})[session.client_id] = session
+        self._deadlines.set(session, session.expires_at)
 
     def _will_of(self, connect: Connect, user: str, permissions: Permissions) -> Message | None:
         """The will, judged now and again when it is sent. Raises `MqttError`."""
@@ -157,8 +175,9 @@ class Sessions:
         limits = self._router.limits
         channel.session = session
         session.channel = channel
+        session.expires_at = 0.0
         channel.connect = None
-        channel.state = channels.OPEN
+        channel.state = outlet.OPEN
         asked = connect.properties
         session.window = limits.inflight
         keep_alive = connect.keep_alive
@@ -190,7 +209,7 @@ class Sessions:
         limits = self._router.limits
         told = Properties()
         told.receive_maximum = limits.receive_maximum
-        told.maximum_packet_size = limits.packet + 5
+        told.maximum_packet_size = limits.packet + channels.HEADER
         told.topic_alias_maximum = limits.topic_aliases
         if not connect.client_id:
             told.assigned_client_identifier = session.client_id  # [MQTT-3.2.2-16]
@@ -203,7 +222,7 @@ class Sessions:
 
     def refuse(self, channel: Channel, code: int, reason: str) -> None:
         """CONNACK with a code that says why not, then close [MQTT-3.2.2-5, -7]."""
-        if channel.state == channels.CLOSED:
+        if channel.state == outlet.CLOSED:
             return
         self._router.counters.connections_refused += 1
         channel.connect = None
@@ -233,6 +252,7 @@ class Sessions:
             self.end(session)
             return
         session.expires_at = router.now + session.expiry
+        self._note(session)
         if session.will is not None and session.will_delay:
             session.will_at = router.now + min(session.will_delay, session.expiry)
         else:
@@ -252,6 +272,8 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget a session: subscriptions, queue, everything [MQTT-3.1.2-6]."""
         router = self._router
+        if router.journal is not None:
+            router.journal.end(session)
         for name in list(session.subscriptions):
             router.drop_subscription(session, name)
         session.queue = None
@@ -336,7 +358,7 @@ class Sessions:
             self._deadlines.set(session, session.will_at or session.expires_at)
 
     def _channel_due(self, channel: Channel, now: float) -> None:
-        if channel.state != channels.OPEN:
+        if channel.state != outlet.OPEN:
             channel.close("no CONNECT in time", ReasonCode.MAXIMUM_CONNECT_TIME)
         elif channel.keep_alive:
             if channel.unread_since and now - channel.unread_since < UNREAD:
