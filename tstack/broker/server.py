@@ -271,6 +271,16 @@ class Broker:
                 sessions.expel(
                     name, "password changed", ReasonCode.ADMINISTRATIVE_ACTION, forget=False, identity=BY_PASSWORD
                 )
+            if new.certificates:
+                for session in sessions.of_user(name):
+                    if session.identity in old.certificates and session.identity not in new.certificates:
+                        sessions.expel(
+                            name,
+                            "certificate withdrawn",
+                            ReasonCode.ADMINISTRATIVE_ACTION,
+                            forget=False,
+                            identity=session.identity,
+                        )
             if new.kicked != old.kicked:
                 sessions.expel(name, "kicked", ReasonCode.ADMINISTRATIVE_ACTION, forget=False)
             if new.permissions != old.permissions:
