@@ -250,7 +250,9 @@ class Client:
         delay = self._backoff.next()
         hint = ""
         if 0 < lasted < STABLE_AFTER:
-            hint = f" (it lasted {lasted:.1f} s: does another client use the client identifier {self.client_id}?)"
+            hint = (
+                f" after {lasted:.1f} s (is there another client {clean(self.client_id)}, or does it refuse a message?)"
+            )
         log.warning("%s%s; trying again in %.1f s", clean(str(self._last)), hint, delay)
         await asyncio.sleep(delay)
 
