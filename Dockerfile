@@ -15,7 +15,8 @@ ENTRYPOINT ["etcd", "--data-dir=/var/lib/etcd"]
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/tstack
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY tstack tstack
 RUN /opt/tstack/bin/pip install --no-cache-dir --disable-pip-version-check .
 

@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
-PROJECT := pyproject.toml $(wildcard setup.py)
+PROJECT := pyproject.toml setup.py
+SOURCES := $(shell find tstack -name '*.py')
 
-.PHONY: run test services lint bench clean
+.PHONY: run test test-compiled services lint bench clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/tstack up --data-dir var --certs-dir certs
@@ -16,6 +17,10 @@ test: $(VENV)/dev.stamp services lint
 # The real services that tests are run against; what cannot be installed is named, and its tests are skipped.
 services:
 	@.ci/services
+
+# The same tests on the compiled rooms, in a copy of the tree.
+test-compiled: $(VENV)/dev.stamp
+	@.ci/compiled $(VENV)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -35,12 +40,14 @@ $(VENV)/made.stamp:
 	@.ci/venv "$(PYTHON)" $(VENV)
 	@touch $@
 
-$(VENV)/run.stamp: $(VENV)/made.stamp $(PROJECT)
-	@echo "Installing tstack and what it needs into $(VENV); the first time this takes a minute or two."
-	@$(PIP) install -e .
+# What is run is the installed package: compiled where there is a C compiler. What is tested is the tree as it is.
+$(VENV)/run.stamp: $(VENV)/made.stamp $(PROJECT) $(SOURCES)
+	@echo "Installing tstack and what it needs into $(VENV), compiled if there is a C compiler: a minute or two."
+	@$(PIP) uninstall --yes tstack && $(PIP) install .
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/made.stamp $(PROJECT)
 	@echo "Installing tstack, what it needs and what its tests need into $(VENV); the first time this takes a few minutes."
-	@$(PIP) install -e '.[dev]'
-	@touch $@ $(VENV)/run.stamp
+	@TSTACK_PURE=1 $(PIP) install -e '.[dev]'
+	@rm -f $(VENV)/run.stamp
+	@touch $@

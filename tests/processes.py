@@ -19,6 +19,9 @@ from typing import Self
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+OURS = {"PYTHONPATH": str(ROOT)}
+"""Programs under test run the code of this tree, whatever is installed."""
+
 PATIENCE = 30.0
 """Seconds that anything may take before a test says that it will never come: shared machines stall."""
 
@@ -78,7 +81,7 @@ class Running:
         self._news = threading.Condition()
         self.process = subprocess.Popen(
             self.args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-            errors="replace", cwd=cwd, env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            errors="replace", cwd=cwd, env={**os.environ, **OURS, "PYTHONUNBUFFERED": "1", **(env or {})},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -154,5 +157,5 @@ def run(
     """Run a program to its end and return what it printed."""
     return subprocess.run(
         [str(arg) for arg in args], input=stdin, capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **OURS, **(env or {})},
     )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, ROOT, Running, command, free_port, need, wait_until
+from tests.processes import OURS, PATIENCE, ROOT, Running, command, free_port, need, wait_until
 
 README = (ROOT / "README.md").read_text()
 
@@ -74,7 +74,7 @@ class Shell:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [need("bash")], cwd=folder, stdout=log, stderr=log, stdin=subprocess.PIPE, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"}, text=True,
+                env={**os.environ, **OURS, "PYTHONUNBUFFERED": "1"}, text=True,
             )  # fmt: skip
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tstack.identity.rights import EVERYTHING
 from tstack.mqtt.topics import matches
+from tstack.routing.channel import Channel
+from tstack.routing.router import Router
+from tstack.routing.session import Session
 from tstack.routing.subscriptions import Subscription, SubscriptionTree
 
 LEVEL = st.sampled_from(["a", "b", "", "$x"])
@@ -21,18 +22,22 @@ FILTER = st.builds(
 ).filter(bool)
 
 
-def session(connected: bool = True, room: bool = True) -> Any:
-    """What the tree asks of a session: its identity, is it connected, has it room."""
-    return SimpleNamespaceByIdentity(
-        channel=object() if connected else None, has_window=lambda: connected and room, has_room=lambda: room
-    )
+class Policy:
+    """Everybody may do everything."""
+
+    def may_publish(self, user: str, topic: str, /) -> bool:
+        """Yes."""
+        return True
 
 
-class SimpleNamespaceByIdentity(SimpleNamespace):
-    """Two of them are the same only when they are one."""
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
+def session(connected: bool = True) -> Session:
+    """A session of a router of its own, connected or away."""
+    router = Router(Policy())
+    one = Session(router, "user", "client", EVERYTHING)
+    if connected:
+        one.channel = Channel(router, None)
+        one.window = router.limits.inflight
+    return one
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), FILTER), max_size=12), TOPIC)

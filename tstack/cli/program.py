@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import io
 import os
 import sys
@@ -31,6 +32,13 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return action.option_strings[0] + metavar
 
 
+def core() -> str:
+    """Which form of the protocol and routing rooms runs here."""
+    spec = importlib.util.find_spec("tstack.routing.channel")
+    compiled = spec is not None and (spec.origin or "").endswith((".so", ".pyd"))
+    return "compiled" if compiled else "pure Python"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the original's flags (`-regkey=...`), no abbreviations, examples at the end of `--help`."""
 
@@ -52,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
         )
         add_flags(self, settings)
-        self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__}")
+        self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__} ({core()})")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """No guesses: `allow_abbrev` is heeded for two dashes only, and `-cert` would be taken for `-certfile`."""

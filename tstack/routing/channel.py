@@ -103,11 +103,8 @@ class Channel(Outlet):
 
     def proceed(self) -> None:
         """Go on with what was kept: the CONNECT has been accepted, or there is room again."""
-        waited_for, self.waiting_for = self.waiting_for, None
-        if self._chunks is not None and self.state != CLOSED:
-            data = b"".join(self._chunks)
-            self._chunks = None
-            self._feed(data)
+        waited_for = self.waiting_for
+        self._go_on()
         if self.waiting_for is None:
             self.waiting_since = 0.0
             self.refusing = None
@@ -115,6 +112,13 @@ class Channel(Outlet):
         if waited_for is not None:
             waited_for.called = False
             waited_for.wake()
+
+    def _go_on(self) -> None:
+        self.waiting_for = None
+        if self._chunks is not None and self.state != CLOSED:
+            data = b"".join(self._chunks)
+            self._chunks = None
+            self._feed(data)
 
     def _keep(self, data: bytes, pos: int, need: int) -> None:
         """Keep the bytes from `pos` on, until `need` of them are there."""
