@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from tstack.broker import listeners, metrics
 from tstack.env import Address
@@ -13,6 +15,15 @@ from tstack.errors import Failure
 
 if TYPE_CHECKING:
     from tstack.broker.server import Broker
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """aiohttp writes a traceback for every malformed request of a stranger; what our own handlers raise is worth one."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_http_log = logging.getLogger("tstack.broker.http")
+_http_log.addFilter(_is_ours)
 
 
 class Admin:
@@ -29,7 +40,7 @@ class Admin:
             app.router.add_get("/healthz", self._healthz)
             app.router.add_get("/readyz", self._readyz)
             app.router.add_get("/metrics", self._metrics)
-            self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+            self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
         try:
