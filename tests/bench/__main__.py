@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
     if args.write:
-        words = " ".join(["python -m tests.bench", *(sys.argv[1:] if argv is None else argv)])
+        words = " ".join(["python -m tests.bench", *args.scenario, *(["--quick"] if args.quick else []), "--write"])
         report.write(results, _versions(Path()), words)
     if args.json:
         _write_json(args.json, results)
@@ -83,9 +83,9 @@ def _brokers(args: argparse.Namespace, scenario: Scenario, folder: Path) -> list
         kinds = [System, EtcdSystem]
     if scenario.name == "latency-1000":
         kinds.insert(0, Mosquitto)
-    if scenario.kind == "pubsub" and (not args.quick or scenario.name == "p2p-q0"):
+    if (scenario.kind == "pubsub" or everyone) and (not args.quick or scenario.name == "p2p-q0"):
         kinds.append(Reflector)
-    if scenario.kind not in ("rights", "register") and "amqtt" in scenario.peers and not args.quick:
+    if scenario.amqtt and not args.quick:
         kinds.append(Amqtt)
     wanted = set(filter(None, args.brokers.split(",")))
     return [kind(place / kind.name, open_to_all=everyone) for kind in kinds if not wanted or kind.name in wanted]

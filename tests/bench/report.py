@@ -74,18 +74,26 @@ def number(value: float) -> str:
 
 
 def _overview(results: Sequence[Result]) -> str:
-    lines = ["| scenario | unit | tserve | mosquitto | tserve / mosquitto |", "|---|---|--:|--:|--:|"]
+    lines = [
+        "| scenario | unit | tserve | mosquitto | tserve / mosquitto | us CPU per message: tserve | mosquitto |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
     for name, group in by_scenario(results).items():
         named = {result.broker: result for result in group if result.reports}
-        other = next((named[broker] for broker in BASELINE if broker in named), None)
         if OURS not in named:
             continue
+        other = next((named[broker] for broker in BASELINE if broker in named), None)
         scenario, share = group[0].scenario, ratio(group)
-        unit = scenario.unit + (", less is better" if scenario.lower_is_better else "")
-        lines.append(
-            f"| {name} | {unit} | {_median(named[OURS])} | {_median(other) if other else '-'} | "
-            f"{number(share) + ' x' if share else '-'} |"
-        )
+        cells = [
+            name,
+            scenario.unit + (", less is better" if scenario.lower_is_better else ""),
+            _median(named[OURS]),
+            _median(other) if other else "-",
+            f"{number(share)} x" if share else "-",
+            _value(named[OURS], "cpu_us_per_message"),
+            _value(other, "cpu_us_per_message") if other else "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
