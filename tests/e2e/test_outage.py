@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.stack import KEY, Stack, Subscriber, publish
-from tests.processes import command, need, run, wait_until
+from tests.processes import Running, command, need, run, wait_until
 
 
 @pytest.fixture
@@ -67,11 +67,13 @@ def test_a_broker_starts_when_the_store_does(stack: Stack) -> None:
     """A store that is down at start is waited for, with a line that says so; one that stays down is an error."""
     assert stack.etcd is not None
     stack.etcd.kill()
-    done = run([*command("tserve"), "-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-store-wait=1s", *stack.where])
+    flags = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", f"-etcdhosts={stack.etcd.endpoint}"]
+    flags.append(f"-data-dir={stack.folder / 'second'}")
+    done = run([*command("tserve"), *flags, "-store-wait=1s"])
     assert done.returncode == 1
     assert "waiting up to 1 s for the store" in done.stderr
     assert "Traceback" not in done.stderr
-    broker = stack._run("tserve", "-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=")
-    broker.wait_for("waiting up to")
-    stack.etcd.restart()
-    broker.wait_for(r"listening on mqtt://")
+    with Running([*command("tserve"), *flags]) as broker:
+        broker.wait_for("waiting up to")
+        stack.etcd.restart()
+        broker.wait_for(r"listening on mqtt://")
