@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -358,3 +359,32 @@ def test_tls_1_2_is_the_least() -> None:
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+async def test_the_last_acknowledgements_reach_a_broker_that_is_slow_to_read_while_it_still_sends() -> None:
+    """A connection that is closed with unread bytes in it is reset, and mosquitto does not read what came before a reset."""
+    loop = asyncio.get_running_loop()
+    received = b""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        async def serve() -> None:
+            nonlocal received
+            connection, _ = await loop.sock_accept(listener)
+            with connection:
+                await loop.sock_recv(connection, 1000)
+                more = b"\xd0\x00" * 500_000  # more than the client's buffers take
+                data = CONNACK + bytes.fromhex("3206 0001 61 0001 78") + bytes.fromhex("3206 0001 61 0002 79") + more
+                sending = asyncio.create_task(loop.sock_sendall(connection, data))
+                await asyncio.sleep(0.3)  # slow: the client has long said goodbye
+                assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0, "the connection was reset"
+                while not received.endswith(b"\xe0\x00"):
+                    received += await loop.sock_recv(connection, 1000)
+                await sending
+
+        task = asyncio.create_task(serve())
+        url = f"mqtt://127.0.0.1:{listener.getsockname()[1]}"
+        async with Client(Options(url), inbox_messages=1) as client:
+            (await client.receive()).ack()
+        await asyncio.wait_for(task, PATIENCE)
+    assert received == bytes.fromhex("4002 0001 e000")

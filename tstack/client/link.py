@@ -52,6 +52,9 @@ CLOSE_TIMEOUT = 2.0
 MAX_PACKET = 16 << 20
 """Bytes in one packet from the broker at most (the protocol would allow 256 MiB)."""
 
+MAX_DISCARD = 64 << 10
+"""Bytes that are read at a time when nobody wants them any more."""
+
 _RETURN_CODES = {
     1: ("it does not speak MQTT 3.1.1", "is this the right broker?"),
     2: ("it does not accept the client identifier", "choose another with -clientid"),
@@ -161,6 +164,7 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         self._address = address
         self._handler = _Handler(self.plugins_manager)
         self._handler.where = str(address)
+        self._reader: asyncio.StreamReader | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._heard = 0.0
         self._paused = False
@@ -196,7 +200,7 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
             self._handler.attach(session, socket, socket)
         else:
             reader, writer = await asyncio.open_connection(self._address.host, self._address.port, ssl=context)
-            self._transport = writer.transport
+            self._reader, self._transport = reader, writer.transport
             self._handler.attach(session, StreamReaderAdapter(reader), StreamWriterAdapter(writer))
         code: int = await self._handler.mqtt_connect()
         if code:
@@ -243,11 +247,18 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         self._heard = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
-        """DISCONNECT, so that the broker does not send our will, and an orderly end within `CLOSE_TIMEOUT`."""
+        """DISCONNECT, and an orderly end within `CLOSE_TIMEOUT`.
+
+        The broker closes the connection [MQTT-3.14.4-1], and until then we read: closed with unread bytes in it, a connection
+        is reset, and the broker would lose the acknowledgements that it has not read yet.
+        """
         with contextlib.suppress(Unreachable, TurnedAway, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._handler.mqtt_disconnect()
-                await self._handler.writer.close()
+                if self._reader is None:
+                    await self._handler.writer.close()
+                while self._reader is not None and await self._reader.read(MAX_DISCARD):
+                    pass
         self.cut()
 
     def cut(self) -> None:
