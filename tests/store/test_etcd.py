@@ -363,6 +363,14 @@ async def test_a_certificate_for_another_name(tmp_path: Path) -> None:
         await store.close()
 
 
+async def test_a_host_name_that_is_not_known_is_not_about_certificates() -> None:
+    store = EtcdStore(["http://no.such.host.invalid:2379"])
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.open()
+    await store.close()
+    assert "certificate" not in caught.value.message + caught.value.hint
+
+
 async def test_client_certificates(tmp_path: Path) -> None:
     with Etcd(tmp_path, client_certificates=True) as etcd:
         cert_file, key_file = etcd.client

@@ -357,9 +357,10 @@ _REFUSALS = {
     "authentication failed": "check -etcdusername and -etcdpassword",
     "space exceeded": "compact and defragment etcd, then `etcdctl alarm disarm`; see its --quota-backend-bytes",
 }
-_NOT_ETCD = "that is etcd's client address? it is usually port 2379 of an etcd 3"
+_NOT_ETCD = "is that etcd's client address? it is usually port 2379 of an etcd 3"
 _CLIENT = "give a certificate from the CA that etcd trusts by -etcdcertfile and -etcdkeyfile"
-_UNREACHABLE = {
+_UNREACHABLE = {  # the first that fits
+    "Domain name not found": ("has a name that is not known", "check the endpoint's spelling and the name server"),
     "WRONG_VERSION_NUMBER": ("does not speak TLS", "write http:// for an etcd without certificates"),
     "CERTIFICATE_VERIFY_FAILED": (
         "shows a certificate that is not trusted",
@@ -370,7 +371,6 @@ _UNREACHABLE = {
     "http1.x": ("is not an etcd: it speaks HTTP/1", _NOT_ETCD),
     "Failed parsing HTTP/2": ("is not an etcd", _NOT_ETCD),
     "Connection refused": ("refuses the connection", "is etcd running there?"),
-    "Domain name not found": ("has a name that is not known", "check the endpoint's spelling and the name server"),
     "no leader": ("has no leader", "most members of the cluster must be running"),
     # what TLS 1.3 leaves to see of a refused client, and what TLS 1.2 does
     "Unwrap failed": ("ends the connection, as it does without a client certificate that it trusts", _CLIENT),
