@@ -160,7 +160,7 @@ async def test_a_certificate_of_another_user_is_refused(tmp_path: Path) -> None:
         await peer.close()
 
 
-async def test_certificates_that_no_longer_count(tmp_path: Path) -> None:
+async def test_certificates_that_no_longer_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """SEC-65: revoked, not in the user's record, of a user who is deleted, disabled or was never there."""
     certificates = Certificates(tmp_path)
     async with serving(certificates.options()) as broker:
@@ -188,6 +188,8 @@ async def test_certificates_that_no_longer_count(tmp_path: Path) -> None:
         await admin.delete_user(broker.store, "ann")
         await broker.known(lambda: users["ann"].deleted)
         assert await code(good) == NOT_AUTHORISED
+    refused = [record.getMessage() for record in caplog.records if record.getMessage().startswith("refused ")]
+    assert [text.split()[2] for text in refused] == ["ann", "nobody", "ann", "ann", "ann"]
 
 
 @pytest.mark.parametrize("kind", ["expired", "of a stranger's CA"])

@@ -27,12 +27,16 @@ class Who:
 
 
 class Refusal(Exception):
-    """The CONNECT is not accepted. `code` goes on the wire and says no more than it must; `reason` is for the log."""
+    """The CONNECT is not accepted. `code` goes on the wire and says no more than it must; the rest is for the log.
 
-    def __init__(self, code: ReasonCode, reason: str) -> None:
+    `user` is whom the certificate names, when there is one.
+    """
+
+    def __init__(self, code: ReasonCode, reason: str, user: str = "") -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.user = user
 
 
 class Authenticator:
@@ -63,11 +67,12 @@ class Authenticator:
     def _by_certificate(self, name: str, certificate: Mapping[str, Any]) -> Who:
         try:
             subject, serial = peer_name_and_serial(certificate)
-            if name and name != subject:
-                raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "certificate of another user")
-            user = self._directory.authenticate_certificate(subject, serial)
-        except Refused as refused:
-            raise Refusal(ReasonCode.NOT_AUTHORIZED, refused.reason) from None
         except ValueError as error:
             raise Refusal(ReasonCode.NOT_AUTHORIZED, str(error)) from None
+        if name and name != subject:
+            raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, "certificate of another user")
+        try:
+            user = self._directory.authenticate_certificate(subject, serial)
+        except Refused as refused:
+            raise Refusal(ReasonCode.NOT_AUTHORIZED, refused.reason, subject) from None
         return Who(user.name, user.permissions, serial)

@@ -251,7 +251,7 @@ class Broker:
         self.router.sessions.refuse(channel, refusal.code, refusal.reason)
         self._quiet.log(
             logging.WARNING, "refused user %s from %s: %s",
-            clean(connect.username or "(none)", 64), channel.peer, refusal.reason,
+            clean(refusal.user or connect.username or "(none)", 64), channel.peer, refusal.reason,
         )  # fmt: skip
 
     def _offence(self, channel: Channel, error: MqttError) -> None:
