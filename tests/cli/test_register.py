@@ -334,6 +334,14 @@ def test_strange_answers_are_told_in_plain_words(
     assert not (tmp_path / "device").exists()
 
 
+def test_https_to_a_service_that_has_none(desk: tuple[Running, int], tmp_path: Path) -> None:
+    service = f"-regservice=https://localhost:{desk[1]}/register.json"
+    done = tregister(f"-regkey={KEY}", service, f"-config-dir={tmp_path}/d")
+    assert done.returncode == 1
+    assert "is it http:// rather than https://?" in done.stderr
+    assert "object at 0x" not in done.stderr
+
+
 def test_a_port_that_speaks_no_http(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -104,7 +104,9 @@ class _Service:
                 "name its CA with -regcafile; -verifytls is about the broker and changes nothing here",
             ) from None
         except aiohttp.ClientSSLError as error:
-            raise Failure(f"{self.url}: no TLS connection: {error}", "is it http:// rather than https://?") from None
+            raise Failure(
+                f"{self.url}: no TLS connection: {_reason(error)}", "is it http:// rather than https://?"
+            ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _TryAgain(_reason(error)) from None
         except (aiohttp.ClientError, TimeoutError) as error:
