@@ -63,13 +63,23 @@ MAX_SECRET = 64 * 1024
 """Characters in a secret's file at most: whatever is longer is some other file."""
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]]) -> None:
+Defaults = Mapping[Setting[Any], str]
+"""The defaults that one program has of its own, as text, instead of those of the settings."""
+
+SAME: Defaults = {}
+"""A program without defaults of its own."""
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]], defaults: Defaults = SAME) -> None:
     """Add `-flag`, `--flag` (and `-flag-file` for a secret) for every setting. Values stay text until `resolve`.
 
     A flag that is not given leaves no mark, so that a sub-command's parser can take the same flags as the one above it.
     """
     for setting in (*settings, CONFIG):
-        kwargs: dict[str, Any] = {"dest": f"setting_{setting.flag}", "help": _help(setting)}
+        kwargs: dict[str, Any] = {
+            "dest": f"setting_{setting.flag}",
+            "help": _help(setting, _default(setting, defaults)),
+        }
         if setting.parse is boolean:
             kwargs |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         else:
@@ -91,6 +101,7 @@ def resolve(
     flags: argparse.Namespace,
     environ: Mapping[str, str],
     known: Iterable[Setting[Any]] = (),
+    defaults: Defaults = SAME,
 ) -> Values:
     """Flag, then environment, then file, then default. Raises `UsageError` that names the source of a bad value.
 
@@ -102,6 +113,8 @@ def resolve(
     given: set[Setting[Any]] = set()
     for setting in settings:
         text, source = _text(setting, flags, environ, file)
+        if source == "default":
+            text = _default(setting, defaults)
         if source != "default":
             given.add(setting)
         try:
@@ -185,9 +198,13 @@ def _reason(error: Exception) -> str:
     return "it is not UTF-8 text" if isinstance(error, UnicodeError) else type(error).__name__
 
 
-def _help(setting: Setting[Any]) -> str:
-    default = f"; default {setting.default}" if setting.default else ""
-    return f"{setting.help} [{setting.env}{default}]".replace("%", "%%")
+def _default(setting: Setting[Any], defaults: Defaults) -> str:
+    return defaults.get(setting, setting.default)
+
+
+def _help(setting: Setting[Any], default: str) -> str:
+    shown = f"; default {default}" if default else ""
+    return f"{setting.help} [{setting.env}{shown}]".replace("%", "%%")
 
 
 # -- what a setting's text can be ---------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ class Finding:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check and report; exit code 1 when something is bad."""
-    parser = Parser("tstack doctor", "Checks a set-up and says what is wrong.", EXAMPLES, declared.UP)
+    parser = Parser(
+        "tstack doctor", "Checks a set-up and says what is wrong.", EXAMPLES, declared.UP, "", declared.UP_DEFAULTS
+    )
     parser.add_argument("-json", "--json", action="store_true", help="print the findings as JSON")
     return start(parser, declared.UP, argv, _run)
 

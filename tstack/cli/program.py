@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import tstack
 from tstack import logs, service
 from tstack.cli import settings as declared
-from tstack.env import Setting, Values, add_flags, resolve
+from tstack.env import SAME, Defaults, Setting, Values, add_flags, resolve
 from tstack.errors import Failure, UsageError
 from tstack.store.interface import Store, StoreUnavailable
 
@@ -49,8 +49,9 @@ class Parser(argparse.ArgumentParser):
         examples: str = "",
         settings: Iterable[Setting[Any]] = (),
         arguments: str = "",
+        defaults: Defaults = SAME,
     ) -> None:
-        """`arguments`: what comes behind the flags, as the usage line shows it."""
+        """`arguments`: what comes behind the flags, as the usage line shows it; `defaults`: of its own."""
         super().__init__(
             prog=prog,
             usage=" ".join(filter(None, (prog, "[-flag=value ...]", arguments))),
@@ -59,7 +60,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
-        add_flags(self, settings)
+        self.defaults = defaults
+        add_flags(self, settings, defaults)
         self.add_argument("-version", "--version", action="version", version=f"{prog} {tstack.__version__} ({core()})")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
@@ -84,7 +86,7 @@ def start(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a topic need not exist in the terminal's character set
     try:
-        values = resolve(settings, flags, os.environ, declared.everything())
+        values = resolve(settings, flags, os.environ, declared.everything(), parser.defaults)
         if declared.LOG_LEVEL in settings:
             logs.setup(values[declared.LOG_LEVEL], values[declared.LOG_FORMAT])
         return main(values, flags)

@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
-    if not values[declared.ADDR] and not values[declared.ADDR_TLS]:
-        raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
+    check_listeners(values)
     options = broker_options(values)
     return service.run("tserve", lambda life: _serve(life, values, options))
 
@@ -45,6 +44,12 @@ async def _serve(life: service.Life, values: Values, options: Options) -> int:
         if broker.failure is not None:
             raise broker.failure
     return service.EXIT_OK
+
+
+def check_listeners(values: Values) -> None:
+    """Raise `UsageError` when nobody could connect."""
+    if not values[declared.ADDR] and not values[declared.ADDR_TLS]:
+        raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
 
 
 def broker_options(values: Values) -> Options:

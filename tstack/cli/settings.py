@@ -89,7 +89,7 @@ MQTT_URL = Setting(
     "BROKER_URL",
     str,
     "tcp://localhost:1883",
-    "broker URL: tcp:// or mqtt:// is plain, ssl:// or mqtts:// is TLS",
+    "broker URL: tcp:// or mqtt:// is plain, ssl:// or mqtts:// is TLS; tstack up names its own listener when it is blank",
 )
 REG_HOST = Setting("host", "TREG_HOST", str, "127.0.0.1", "address that the registration service listens on")
 REG_PORT = Setting("port", "TREG_PORT", port, "8000", "port that the registration service listens on")
@@ -207,6 +207,9 @@ TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LO
 
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
 """What `tstack up` and `tstack doctor` can be told: all of the two services'."""
+
+UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""}
+"""What is for one machine listens on that machine alone, and devices are told of its own listener."""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
     "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER

@@ -18,8 +18,8 @@ from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
-from tstack.cli.serve import broker_options
-from tstack.env import Values, address
+from tstack.cli.serve import broker_options, check_listeners
+from tstack.env import Values
 from tstack.errors import Failure
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Registration
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else ""
     if command == "up":
-        parser = Parser("tstack up", "The whole stack in one process.", EXAMPLES, declared.UP)
+        parser = Parser("tstack up", "The whole stack in one process.", EXAMPLES, declared.UP, "", declared.UP_DEFAULTS)
         return start_program(parser, declared.UP, arguments[1:], _up)
     if command == "doctor":
         return doctor.main(arguments[1:])
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _up(values: Values, flags: argparse.Namespace) -> int:
-    if not values.given(declared.ADDR_TLS):
-        values = values.replaced(declared.ADDR_TLS, (address("127.0.0.1:8883"),))
+    check_listeners(values)
     return service.run("tstack", lambda life: _serve(life, values))
 
 
@@ -65,12 +64,14 @@ async def _serve(life: service.Life, values: Values) -> int:
         parts.push_async_callback(broker.stop)
         key, fresh = _registration_key(values)
         values = values.replaced(declared.REG_KEY, key)
-        if not values.given(declared.MQTT_URL):
+        if not values[declared.MQTT_URL]:
             values = values.replaced(declared.MQTT_URL, _broker_url(broker))
         ca_pem = given_authority(values) or authority.ca_pem
         registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
+        if fresh:  # at the end: a start that fails is none, and the next one is the first again
+            _keep(key, values)
         _greet(values, broker, registration, key, fresh)
         service.notify("READY=1")
         await life.stopping.wait()
@@ -81,34 +82,44 @@ async def _serve(life: service.Life, values: Values) -> int:
 
 
 def _registration_key(values: Values) -> tuple[str, bool]:
-    """The key that is set, else the one in the data directory, made at the first start; and whether it was made now."""
+    """The key that is set, else the one in the data directory, else a new one; and whether it is new."""
     if values[declared.REG_KEY]:
         return values[declared.REG_KEY], False
     path = Path(values[declared.DATA_DIR]) / KEY_FILE
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            key = path.read_text(encoding="ascii").strip()
-            if key:
-                return key, False
-        key = secrets.token_urlsafe(24)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(key + "\n")
+        key = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        key = ""
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
         raise Failure(
-            f"cannot keep the registration key in {path}: {error}", "make the data directory writable, or give -regkey"
+            f"the registration key in {path} cannot be read: {reason}",
+            "move it away and a new one is made, or give -regkey",
         ) from None
-    return key, True
+    return (key, False) if key else (secrets.token_urlsafe(24), True)
+
+
+def _keep(key: str, values: Values) -> None:
+    """Write a new key down, for this user alone; all of it or nothing."""
+    path = Path(values[declared.DATA_DIR]) / KEY_FILE
+    new = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # with etcd there is no store that has made it
+        new.unlink(missing_ok=True)
+        with open(new, "x", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(key + "\n")
+        new.rename(path)
+    except OSError as error:
+        raise Failure(
+            f"the registration key cannot be kept in {path}: {error.strerror}",
+            "make the data directory writable, or give -regkey",
+        ) from None
 
 
 def _broker_url(broker: Broker) -> str:
     """What devices are told: TLS when there is a TLS listener."""
-    for wanted, scheme in (("mqtts", "ssl"), ("mqtt", "tcp")):
-        for kind, where in broker.addresses:
-            if kind == wanted:
-                return f"{scheme}://localhost:{where.port}"
-    raise Failure("there is no listener for devices", "give -addr or -addrTls")
+    ports = {scheme: where.port for scheme, where in reversed(broker.addresses)}
+    return f"ssl://localhost:{ports['mqtts']}" if "mqtts" in ports else f"tcp://localhost:{ports['mqtt']}"
 
 
 def _greet(values: Values, broker: Broker, registration: Registration, key: str, fresh: bool) -> None:
@@ -123,7 +134,7 @@ def _greet(values: Values, broker: Broker, registration: Registration, key: str,
         say += [
             "",
             f"First start. The registration key is {key}",
-            f"(kept in {Path(values[declared.DATA_DIR]) / KEY_FILE}). Try it from another terminal:",
+            f"(kept in {Path(values[declared.DATA_DIR]) / KEY_FILE}). Try it from another terminal, in this folder:",
             "",
             f"  {_tool('tregister')} -regkey={key} -regservice={registration.urls[0]} {folder}",
             f"  {_tool('tconsume')} -ctype=stdout -useconfig {folder}",

@@ -35,8 +35,8 @@ EXAMPLES = """\
   tuser rights bob -rights 'bob/#' 'news/+'   see tuser COMMAND --help for every command
   tuser list 'ABC-*' --json                   one JSON object a line"""
 
-PATIENCE = 5.0
-"""Seconds to wait for a store that is down, unless -store-wait is given: somebody sits in front of this."""
+DEFAULTS = {declared.STORE_WAIT: "5s"}
+"""Somebody sits in front of this and waits."""
 
 MAX_LINE = 4096
 """Characters of a password that are read from standard input at most; bcrypt takes 72 bytes."""
@@ -58,7 +58,9 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do one thing and leave. Exit code 0: done; 1: no such user, no store; 2: wrong usage."""
-    parser = Parser("tuser", "Users in the store: create, change, show.", EXAMPLES, declared.TUSER, "[COMMAND [NAME]]")
+    parser = Parser(
+        "tuser", "Users in the store: create, change, show.", EXAMPLES, declared.TUSER, "[COMMAND [NAME]]", DEFAULTS
+    )
     _add_generate(parser)
     _add_json(parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="tuser", parser_class=Parser)
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         named = declared.USER_NAME in command.settings
         sub = commands.add_parser(
             name, help=command.help, description=f"{command.help.capitalize()}.", settings=settings,
-            arguments="NAME" if named else "[PATTERN]",
+            arguments="NAME" if named else "[PATTERN]", defaults=DEFAULTS,
         )  # fmt: skip
         if named:
             sub.add_argument("name", metavar="NAME", nargs="?", help="user name; or -username=NAME")
@@ -81,11 +83,10 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
     name = _name(values, flags) if declared.USER_NAME in command.settings else ""
     work = command.prepare(name, values, flags)
     _refuse_to_make_a_store_by_accident(values, command)
-    patience = values[declared.STORE_WAIT] if values.given(declared.STORE_WAIT) else PATIENCE
     answers: list[Answer] = []
 
     async def with_store(life: service.Life) -> None:
-        async with opened(open_store(values), patience, life.stopping) as store:
+        async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
             answers.append(await work(store))
 
     code = service.run("tuser", lambda life: life.unless_stopped(with_store(life)))
