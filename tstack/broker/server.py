@@ -65,8 +65,9 @@ class Broker:
     """tserve. `start`, then `stop`; everything between happens in callbacks."""
 
     def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
-        """`on_failure` is called when the broker cannot go on; `failure` says why."""
+        """`on_failure` is called when the broker cannot go on; `failure` says why. Raises `Failure` for bad certificates."""
         self.options = options
+        self._tls = self._context() if options.tls else None
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self._journal: DiskJournal | None = None
@@ -94,7 +95,6 @@ class Broker:
         """Load the users, then listen. Raises `Failure` with what is wrong, and leaves nothing half started."""
         try:
             listeners.prepare()
-            context = self._context() if self.options.tls else None
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
@@ -103,7 +103,7 @@ class Broker:
             for address in self.options.plain:
                 await self._listen("mqtt", address, None)
             for address in self.options.tls:
-                await self._listen("mqtts", address, context)
+                await self._listen("mqtts", address, self._tls)
             for address in self.options.admin:
                 self.addresses.append(("http", await self._admin.listen(address)))
                 log.info("listening on http://%s for /healthz, /readyz and /metrics", self.addresses[-1][1])

@@ -34,8 +34,9 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
 
 
 async def _serve(life: service.Life, values: Values, options: Options) -> int:
-    async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
-        broker = Broker(store, options, on_failure=life.stop)
+    store = open_store(values)
+    broker = Broker(store, options, on_failure=life.stop)
+    async with opened(store, values[declared.STORE_WAIT], life.stopping):
         await broker.start()
         service.notify("READY=1")
         await life.stopping.wait()

@@ -56,10 +56,10 @@ def _up(values: Values, flags: argparse.Namespace) -> int:
 async def _serve(life: service.Life, values: Values) -> int:
     """Store, broker, registration service; stopped in the opposite order."""
     async with contextlib.AsyncExitStack() as parts:
-        store = await parts.enter_async_context(opened(open_store(values), values[declared.STORE_WAIT], life.stopping))
-        folder = CertsFolder(Path(values[declared.CERTS_DIR]))
-        authority = folder.ensure_authority()
+        store = open_store(values)
+        authority = CertsFolder(values[declared.CERTS_DIR]).ensure_authority()
         broker = Broker(store, broker_options(values), on_failure=life.stop)
+        await parts.enter_async_context(opened(store, values[declared.STORE_WAIT], life.stopping))
         await broker.start()
         parts.push_async_callback(broker.stop)
         key, fresh = _registration_key(values)
