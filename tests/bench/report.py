@@ -6,12 +6,13 @@ import math
 import os
 import platform
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from tests.bench.runner import Result, figure, limited_by_generator
+from tests.bench.runner import Result, limited_by_generator
 from tests.processes import ROOT
 from tstack.errors import Failure
 
@@ -21,6 +22,9 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 OURS, BASELINE = "tserve", ("mosquitto-nodelay", "mosquitto")
 """Ratios are ours to the first of these that was measured."""
+
+NOISY = 0.15
+"""From this share of the machine, used by others in the median run, the page says that it was not quiet."""
 
 COLOURS = {"tserve": "#1a6fb0", "mosquitto": "#8a8a8a", "mosquitto-nodelay": "#b5b5b5", "amqtt": "#d9a441"}
 CEILING = "reflector"
@@ -41,11 +45,24 @@ def markdown(results: Sequence[Result], versions: Iterable[str], command: str) -
     """The tables, with what was measured on what, and how."""
     parts = [
         f"Made by `{command}` on {time.strftime('%Y-%m-%d', time.gmtime())}: {_machine()}. {', '.join(versions)}.\n",
+        *_noise(results),
         _overview(results),
         "![Messages a second, by scenario and broker](benchmarks.svg)\n",
         _details(results),
     ]
     return "\n".join(parts)
+
+
+def _noise(results: Sequence[Result]) -> list[str]:
+    shares = [report.get("elsewhere_share", 0.0) for result in results for report in result.reports]
+    share = statistics.median(shares) if shares else 0.0
+    if share < NOISY:
+        return []
+    text = (
+        f"**The machine was not quiet**: in the median run others used {100 * share:.0f} % of it. Rates and latencies are far "
+        "from what it can do, and who works in batches suffers least; compare the CPU time per message.\n"
+    )
+    return [text]
 
 
 def by_scenario(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -156,8 +173,8 @@ def _latency(result: Result) -> str:
         return " / ".join(number(report["effect_ms"][name]) for name in ("p50", "p99")) + " / -"
     if "latency_us" not in report:
         return "-"
-    names = [name for name in ("p50", "p99", "p999") if name in report["latency_us"]]
-    return " / ".join(number(figure(report, f"latency_us.{name}") / 1000) for name in names)
+    values = (report["latency_us"].get(name) for name in ("p50", "p99", "p999"))
+    return " / ".join("-" if value is None else number(value / 1000) for value in values)
 
 
 def _megabytes(result: Result) -> str:

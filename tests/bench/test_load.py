@@ -154,7 +154,7 @@ def test_the_page_shows_medians_losses_and_noise() -> None:
     assert f"| {flood.name} | msg/s | 20.0 (40 % lost) | 5.00 (40 % lost) | 4.00 x | - | - |" in page
     assert "10.0 - 30.0 (3)" in page
     assert "180 / 300" in page
-    assert "50 %" in page
+    assert "others used 50 % of it" in page
     assert report.plot([ours, other]).count("<rect") == 1 + 2 + len(report.COLOURS)
 
 
