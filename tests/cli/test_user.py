@@ -154,6 +154,15 @@ async def test_a_password_from_standard_input_or_a_file(embedded: Tuser, tmp_pat
     assert fits("from the file", await embedded.record("bob"))
 
 
+@pytest.mark.parametrize("password", ["of-somebody-else", ""])
+async def test_generate_wins_over_the_environment(tuser: Tuser, password: str) -> None:
+    """So that another user can be added where the settings of one are in the environment, as in a container."""
+    done = tuser("add", "bob", "-generate", env={"TUSER_USERNAME": "alice", "TUSER_PASSWORD": password})
+    assert (done.returncode, done.stderr) == (0, "")
+    record = await tuser.record("bob")
+    assert not bcrypt.checkpw(b"of-somebody-else", record["Password"].encode())
+
+
 async def test_a_generated_password_is_shown_once_and_works(tuser: Tuser) -> None:
     shown = tuser.ok("add", "bob", "-generate")
     match = re.fullmatch(r"user bob: created, rights: bob/#\npassword: (\S{32})\n", shown)

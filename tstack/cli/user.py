@@ -165,8 +165,8 @@ def _narrowing(flags: argparse.Namespace, flag: str) -> tuple[str, ...] | None:
 def _password(values: Values, flags: argparse.Namespace) -> tuple[str, int, bool]:
     """The password, the bcrypt cost that suits it, and whether it was made up. Prompts when nothing else was said."""
     given = values.given(declared.USER_PASSWORD)
-    if getattr(flags, "generate", False):
-        if given:
+    if getattr(flags, "generate", False):  # a flag, so it wins over a password in the environment
+        if hasattr(flags, "setting_password") or hasattr(flags, "setting_password_file"):
             raise UsageError("a password was given, and another is to be generated", "give -password or -generate")
         return generate_password(), DEVICE_COST, True
     if not given or values[declared.USER_PASSWORD] == "-":
