@@ -65,7 +65,7 @@ async def test_of_many_who_create_one_name_one_succeeds(store: Store) -> None:
 async def test_the_name_of_a_deleted_user_is_used_again_only_if_asked_for(store: Store) -> None:
     await admin.create_user(store, User("a", HASH, ("a/#",), certificates=("1f",), other={"X": 1}))
     await admin.delete_user(store, "a")
-    with pytest.raises(admin.AlreadyExists):
+    with pytest.raises(admin.AlreadyExists, match="was deleted"):
         await admin.create_user(store, User("a", HASH))
     again = await admin.create_user(store, User("a", rights=("b/#",)), reuse=True)
     assert again == User("a", rights=("b/#",), created=again.created, changed=again.created, revision=again.revision)

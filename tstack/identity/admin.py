@@ -78,6 +78,11 @@ async def create_user(store: Store, user: User, *, reuse: bool = False) -> User:
             return written
         over = await store.get(_key(user.name))
         if over is not None and not (reuse and _is_tombstone(over)):
+            if _is_tombstone(over):
+                raise AlreadyExists(
+                    f"a user {user.name} was deleted, and the name is not given away again by accident",
+                    "choose another name; tuser add -reuse takes it all the same",
+                )
             raise AlreadyExists(f"there is a user {user.name} already", "change it, or choose another name")
         await _pause(attempt)
     raise _too_busy(user.name)
