@@ -22,6 +22,7 @@ from tests.bench.brokers import (
     Reflector,
     System,
     Tserve,
+    TserveCompiled,
 )  # fmt: skip
 from tests.bench.runner import Result, run_scenario
 from tests.bench.scenarios import SCENARIOS, Scenario
@@ -79,6 +80,8 @@ def _brokers(args: argparse.Namespace, scenario: Scenario, folder: Path) -> list
     place = folder / scenario.name
     mosquitto = MosquittoNoDelay if scenario.name == "latency-1000" else Mosquitto
     kinds: list[type[Broker]] = [mosquitto, Tserve]
+    if scenario.kind == "pubsub" and not args.quick:
+        kinds.append(TserveCompiled)
     if scenario.kind in ("rights", "register"):
         kinds = [System, EtcdSystem]
     if scenario.name == "latency-1000":

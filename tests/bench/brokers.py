@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.generator import Report, build, cpus, pinned
+from tests.bench.generator import Report, build, compiled_tree, cpus, pinned
 from tests.bench.live import registrations, rights_effect
 from tests.processes import PATIENCE, Running, command, free_port, run
 from tstack.errors import Failure
@@ -71,6 +71,10 @@ class Broker(ABC):
     def version(self) -> str:
         """Name and version for the report."""
 
+    def environment(self) -> dict[str, str]:
+        """What it needs in its environment."""
+        return {}
+
     @property
     def pid(self) -> int:
         """Its process."""
@@ -80,7 +84,7 @@ class Broker(ABC):
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._running = Running([*pinned(cpus()[0]), *self.prepare()])
+        self._running = Running([*pinned(cpus()[0]), *self.prepare()], env=self.environment())
         end = time.monotonic() + PATIENCE
         with socket.socket() as probe:
             while probe.connect_ex(("127.0.0.1", self.port)) != 0:
@@ -174,7 +178,16 @@ class Tserve(Broker):
         ]  # fmt: skip
 
     def version(self) -> str:
-        return run([*command("tserve"), "--version"]).stdout.strip()
+        return run([*command("tserve"), "--version"], env=self.environment()).stdout.strip()
+
+
+class TserveCompiled(Tserve):
+    """The same with the protocol and the routing core compiled by mypyc, as the normal install has it."""
+
+    name = "tserve-compiled"
+
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(compiled_tree())}
 
 
 class Amqtt(Broker):

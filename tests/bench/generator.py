@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from tstack.errors import Failure
 
 FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent.parent
 PROGRAM = FOLDER / "build" / "load"
 FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror")
 PATIENCE = 180.0
@@ -36,6 +38,29 @@ def build() -> Path:
     subprocess.run([compiler, *FLAGS, "-o", str(new), *map(str, sources)], check=True)
     new.replace(PROGRAM)
     return PROGRAM
+
+
+def compiled_tree() -> Path:
+    """A copy of the tree with the protocol and the routing core compiled by mypyc. Raises `Failure` when it cannot be."""
+    copy = ROOT / "build" / "compiled"
+    sources = [*ROOT.glob("tstack/**/*.py"), ROOT / "setup.py"]
+    stamp = copy / "stamp"
+    if stamp.exists() and stamp.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return copy
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True)
+    for name in ("cmd", "tstack"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    print("compiling tstack with mypyc: a minute", file=sys.stderr)
+    built = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=copy, capture_output=True, text=True, check=False
+    )
+    if not list((copy / "tstack" / "routing").glob("channel.*.so")):
+        raise Failure("tstack could not be compiled", (built.stderr or built.stdout).strip()[-300:])
+    stamp.touch()
+    return copy
 
 
 def cpus() -> tuple[int | None, int | None]:
