@@ -85,7 +85,7 @@ class Strikes:
 
     def __init__(self, failures: int, window: float, ban: float, longest: float, size: int) -> None:
         self._every = window / failures if failures else 0.0
-        self._room = window - GRAIN
+        self._room = window - self._every + GRAIN  # less than one token is left above it
         self._ban = ban
         self._longest = longest
         self._size = size
@@ -102,7 +102,7 @@ class Strikes:
         record = self._records.pop(key, None) or _Record(now)
         _keep(self._records, key, record, self._size)
         record.full_at = max(record.full_at, now) + self._every
-        if record.full_at - now < self._room:
+        if record.full_at - now <= self._room:
             return 0.0
         if now > record.forget_at:
             record.bans = 0

@@ -154,19 +154,22 @@ UNLIMITED: Final = frozenset(
 """The fields of which 0 says that there is no such limit."""
 
 MOST: Final = 1 << 40
-"""What no limit goes beyond, unless `RANGES` says less."""
+"""What no count and no size goes beyond, unless `RANGES` says less."""
+
+CENTURY: Final = 100 * 365 * 86400.0
+"""What no time goes beyond."""
 
 RANGES: Final[dict[str, tuple[float, float]]] = {
     "packet_before_login": (256, 1 << 20),
-    "packet": (16 << 10, (256 << 20) - 16),
+    "packet": (16 << 10, 255 << 20),
     "topic_bytes": (1, 65535),
     "topic_levels": (1, 200),
     "inflight": (1, 65535),
     "receive_maximum": (1, 65535),
     "topic_aliases": (0, 65535),
     "keep_alive": (1, 65535),
-    "session_expiry": (0, 0xFFFFFFFE),
-    "will_delay": (0, 0xFFFFFFFE),
+    "session_expiry": (0, CENTURY),
+    "will_delay": (0, CENTURY),
     "retained_messages": (0, MOST),
     "retained_bytes": (0, MOST),
     "rate_burst": (1, 3600),
@@ -181,4 +184,5 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
 
 def allowed(name: str) -> tuple[float, float]:
     """The lowest and the highest value that a limit may be set to."""
-    return RANGES.get(name, (0 if name in UNLIMITED else 1, MOST))
+    most = CENTURY if isinstance(getattr(Limits(), name), float) else MOST
+    return RANGES.get(name, (0 if name in UNLIMITED else 1, most))
