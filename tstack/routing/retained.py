@@ -38,7 +38,7 @@ class Retained:
             return True
         topic = message.topic.decode()
         old = self.get(topic)
-        if self.full_by(message):
+        if self._full_by(message, old):
             return False
         if old is None:
             self.count += 1
@@ -56,7 +56,9 @@ class Retained:
 
     def full_by(self, message: Message) -> str:
         """The limit, by its name, that leaves no room for the message; "" when there is room."""
-        old = self.get(message.topic.decode())
+        return self._full_by(message, self.get(message.topic.decode()))
+
+    def _full_by(self, message: Message, old: Message | None) -> str:
         if self.bytes + message.size - (old.size if old is not None else 0) > self._limits.retained_bytes:
             return "retained_bytes"
         return "retained_messages" if old is None and self.count >= self._limits.retained_messages else ""
