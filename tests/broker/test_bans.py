@@ -113,6 +113,10 @@ async def test_failed_logins_ban_the_address() -> None:
         await broker.known(lambda: not banned_here(broker, ADDRESS, "127.0.0.1"))
         assert [await ask(broker, "ann", f"guess {n}") for n in range(3)] == [4, 4, 4]
         assert await ask(broker, "ann", "secret") == 0
+        assert await ask(broker, "ann", "the last guess") == 4
+        again = broker.broker.gate.bans.find(ADDRESS, "127.0.0.1")
+        assert again is not None
+        assert again.until - again.since == pytest.approx(300)
 
 
 async def test_one_forgotten_device_does_not_ban_its_address() -> None:

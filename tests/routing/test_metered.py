@@ -61,6 +61,29 @@ def test_a_burst_then_the_rate_and_nothing_is_lost(qos: int, whole: bool) -> Non
     assert "byte_rate" not in world.router.counters.hits
 
 
+@pytest.mark.parametrize("count", [20, 30])
+def test_waiting_for_a_receiver_costs_nothing(count: int) -> None:
+    """A message that finds no room, and is tried again and again, is paid for once."""
+    world = World(Limits(message_rate=10, rate_burst=2.0, inflight=1, queue_messages=1, queue_patience=60.0))
+    line = reader(world)
+    sender = world.client("p")
+    sender.write(b"".join(numbered(count, qos=1)))
+    assert sender.waits
+    got = []
+    while messages := line.messages():
+        got += messages
+        line.acknowledge(*messages)
+    assert len(got) == 20
+    assert not sender.waits
+    assert sender.channel.resting == (count > 20)
+    for _ in range(count - 20):
+        world.advance(0.1)
+        messages = line.messages()
+        got += messages
+        line.acknowledge(*messages)
+    assert [message.payload for message in got] == [b"%d" % n for n in range(count)]
+
+
 def test_the_byte_rate_counts_everything() -> None:
     """1000 bytes a second, two seconds at once; a packet beyond it is taken whole and owed."""
     world = World(Limits(byte_rate=1000, rate_burst=2.0))
