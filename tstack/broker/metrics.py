@@ -59,7 +59,7 @@ def exposition(broker: Broker) -> str:
         "limit_hits_total", "counter", "How often a limit held somebody back.",
         *_by_name({name: hits.get(name, 0) for name in bounds}),
     )  # fmt: skip
-    add("bans", "gauge", "Users and addresses that are banned.", ("", len(broker.gate.bans)))
+    add("bans", "gauge", "Bans of users and addresses now.", ("", len(broker.gate.bans)))
     add("users", "gauge", "Users known.", ("", len(broker.directory.users)))
     add("store_connected", "gauge", "Does the store answer?", ("", 1 if stale is None else 0))
     return "\n".join(lines) + "\n"
