@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +35,8 @@ class Setting(Generic[T_co]):
     default: str
     help: str
     secret: bool = False
+    several: bool = False
+    """May the flag be given several times? What was given is then one text, with spaces between."""
 
 
 class Values:
@@ -84,6 +87,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]],
             kwargs |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         else:
             kwargs["metavar"] = setting.flag.upper().replace("-", "_")
+        if setting.several:
+            kwargs["action"] = _Joined
         parser.add_argument(f"-{setting.flag}", f"--{setting.flag}", default=argparse.SUPPRESS, **kwargs)
         if setting.secret:
             parser.add_argument(
@@ -94,6 +99,20 @@ def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]],
                 metavar="PATH",
                 help=f"read -{setting.flag} from a file",
             )
+
+
+class _Joined(argparse.Action):
+    """`-limit a=1 -limit b=2` is `a=1 b=2`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, "")
+        setattr(namespace, self.dest, f"{before} {values}".strip())
 
 
 def resolve(
@@ -295,6 +314,17 @@ def words(text: str) -> tuple[str, ...]:
 def filters(text: str) -> tuple[str, ...]:
     """Any number of topic filters, separated by white space; a comma may be part of one."""
     return tuple(text.split())
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Any number of addresses and networks: `127.0.0.0/8 ::1`."""
+    found = []
+    for word in words(text):
+        try:
+            found.append(ip_network(word))
+        except ValueError:
+            raise ValueError(f"holds {word!r}, which is no address and no network such as 10.0.0.0/8") from None
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: " + b"x" * 500 + b"\r\
 TLS_HELLO = bytes.fromhex("160301 00a5 010000a1 0303") + bytes(range(160))
 
 
-async def test_other_protocols_on_both_ports(tmp_path: Path) -> None:
+async def test_sec_41_other_protocols_on_both_ports(tmp_path: Path) -> None:
     """SEC-41: plain to TLS, TLS to plain, HTTP and noise to either: closed, and a client of ours is served meanwhile."""
     certificates = Certificates(tmp_path)
     async with serving(certificates.options(authentication=False)) as broker:
@@ -47,7 +47,7 @@ async def test_other_protocols_on_both_ports(tmp_path: Path) -> None:
         await until(lambda: len(broker.broker.connections) == 2, "connections stay behind")
 
 
-async def test_a_slow_connect_is_closed_at_the_deadline() -> None:
+async def test_sec_39_a_slow_connect_is_closed_at_the_deadline() -> None:
     """SEC-39: one byte now and then, or none at all."""
     async with open_to_all(limits=Limits(connect_deadline=1.0)) as broker:
         loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ async def test_a_slow_connect_is_closed_at_the_deadline() -> None:
         assert broker.broker.router.counters.closed == {"0xa0": 2}
 
 
-async def test_a_client_is_served_beside_thousands_of_silent_ones() -> None:
+async def test_sec_38_a_client_is_served_beside_thousands_of_silent_ones() -> None:
     """SEC-38."""
     async with open_to_all() as broker:
         silent = [await Peer.dial(broker.port()) for _ in range(2000)]
@@ -91,7 +91,7 @@ async def test_connections_are_bounded() -> None:
         await Peer.login(broker.port(), client_id="c")
 
 
-async def test_a_slow_consumer_among_fast_ones() -> None:
+async def test_sec_33_a_slow_consumer_among_fast_ones() -> None:
     """SEC-33: what it cannot take is dropped for it alone, in bounds; everybody else gets every message."""
     size, count = 50_000, 400
     async with open_to_all(limits=Limits(output=1 << 20)) as broker:
@@ -230,7 +230,7 @@ async def test_asyncio_tls_reads_in_small_pieces(tmp_path: Path) -> None:
         assert all(len(one._ssl_buffer) <= TLS_BUFFER for one in buffers)
 
 
-async def test_a_handshake_that_stops_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sec_41_a_handshake_that_stops_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SEC-41: a client that begins TLS and falls silent does not stay."""
     monkeypatch.setattr("tstack.broker.listeners.TLS_HANDSHAKE", 0.5)
     certificates = Certificates(tmp_path)

@@ -103,7 +103,7 @@ async def test_no_users_is_not_everybody() -> None:
             await peer.close()
 
 
-async def test_wrong_passwords_do_not_stop_the_others() -> None:
+async def test_sec_43_wrong_passwords_do_not_stop_the_others() -> None:
     """SEC-43: hashing is beside the event loop, and its queue is bounded; who is connected does not notice."""
     async with serving() as broker:
         await broker.add("ann", "secret")

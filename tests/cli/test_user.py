@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -461,3 +462,60 @@ def test_output_that_nobody_reads_is_no_traceback(embedded: Tuser, tmp_path: Pat
         complaint = process.stderr.read()
         assert process.wait(PATIENCE) == 1
     assert complaint == ""
+
+
+# -- bans ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_bans_are_made_shown_and_lifted(tuser: Tuser) -> None:
+    async with tuser.store() as store:
+        await create_user(store, User("bob"))
+    assert re.fullmatch(
+        r"user bob: banned until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", tuser.ok("ban", "bob", "-for=10m")
+    )
+    assert tuser.ok("ban", "-address=2001:db8::7", "-for=0", "-reason=no\x1bise") == (
+        "address 2001:db8::/64: banned until it is lifted\n"
+    )
+    lines = tuser.ok("bans").splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["address 2001:db8::/64", "user bob"]
+    assert lines[0].endswith("by admin: no\\x1bise")
+    shown = [json.loads(line) for line in tuser.ok("bans", "--json").splitlines()]
+    assert [(one["Kind"], one["Value"], one["By"], bool(one["Until"])) for one in shown] == [
+        ("address", "2001:db8::/64", "admin", False), ("user", "bob", "admin", True)
+    ]  # fmt: skip
+    assert tuser.ok("unban", "bob") == "user bob: no longer banned\n"
+    assert tuser.ok("unban", "-address=2001:db8::9") == "address 2001:db8::/64: no longer banned\n"
+    assert tuser.ok("bans") == ""
+    again = tuser("unban", "bob")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "user bob is not banned" in again.stderr
+
+
+async def test_a_ban_is_ended_by_the_store(tuser: Tuser) -> None:
+    """Long after tuser has left."""
+    async with tuser.store() as store:
+        await create_user(store, User("bob"))
+    tuser.ok("ban", "bob", "-for=1s")
+    async with tuser.store() as store:
+        deadline = time.monotonic() + PATIENCE
+        while await store.get("/ban/user/bob") is not None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("ban",), 2, "a user or an address is needed"),
+        (("ban", "bob", "-address=192.0.2.1"), 2, "and not both"),
+        (("ban", "bob", "-for=soon"), 2, "not a duration"),
+        (("ban", "bob", "-for=0.1"), 1, "between a second and 100 years"),
+        (("ban", "a/b"), 1, "no user name"),
+        (("ban", "-address=example.org"), 1, "no IP address"),
+        (("unban", "-address="), 2, "a user or an address is needed"),
+    ],
+)
+def test_bans_that_make_no_sense(embedded: Tuser, args: tuple[str, ...], code: int, text: str) -> None:
+    done = embedded(*args)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert text in done.stderr

@@ -204,7 +204,7 @@ def test_a_connect_with_some_bytes_changed(
     world.assert_empty()
 
 
-def test_two_hundred_thousand_user_properties() -> None:
+def test_sec_21_two_hundred_thousand_user_properties() -> None:
     """SEC-21: the bound on a CONNECT comes before all work on it."""
     world = World()
     line = world.open()
@@ -230,7 +230,7 @@ def test_packet_identifiers_of_qos_2_are_bounded() -> None:
         assert line.read() == answer
 
 
-def test_stray_acknowledgements_earn_nothing() -> None:
+def test_sec_23_stray_acknowledgements_earn_nothing() -> None:
     """SEC-23: the window does not grow by acknowledging what was never sent."""
     world = World(Limits(inflight=2))
     line = world.client()
@@ -254,7 +254,7 @@ def test_what_a_connection_remembers_of_topics_is_bounded_by_receivers_too() -> 
         assert sum(1 + len(route.targets) for route in line.channel.routes.values()) <= 1000
 
 
-def test_a_wildcard_bomb_is_walked_in_time() -> None:
+def test_sec_28_a_wildcard_bomb_is_walked_in_time() -> None:
     """SEC-27, SEC-28: a thousand filters that mix + and names over ten levels, and a topic that meets them all."""
     world = World()
     line = world.client("s")

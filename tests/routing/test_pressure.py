@@ -475,7 +475,13 @@ class Pressure(RuleBasedStateMachine):
     """Publishers, subscribers alone and in a group, tiny bounds, everything at any time."""
 
     LIMITS: ClassVar = Limits(
-        inflight=2, queue_messages=3, queue_bytes=400, queue_patience=2.0, output=150, receive_maximum=50
+        inflight=2,
+        queue_messages=3,
+        queue_bytes=400,
+        queue_patience=2.0,
+        output=150,
+        receive_maximum=50,
+        takeovers=100_000,
     )
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from tstack.mqtt.codes import ReasonCode
 from tstack.routing import outlet
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
+from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
 from tstack.routing.session import Session
 
@@ -328,7 +329,7 @@ class Line:
     def __init__(self, world: World, user: str | None) -> None:
         self.world = world
         self.user = user
-        self.channel = Channel(world.router, self, "test")
+        self.channel = (MeteredChannel if is_metered(world.router.limits) else Channel)(world.router, self, "test")
         self.present = False
         """Did the CONNACK say that there was a session?"""
         self.blocked = False

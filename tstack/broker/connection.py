@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
+from tstack.identity.bans import address_key
 from tstack.mqtt.codes import ReasonCode
 from tstack.routing import outlet
 from tstack.routing.channel import Channel
@@ -36,12 +37,14 @@ LINGER = 5.0
 class Connection(asyncio.Protocol):
     """One accepted connection of one listener."""
 
-    __slots__ = ("_authentication", "_blocked", "_broker", "_linger", "_transport", "channel", "listener")
+    __slots__ = ("_authentication", "_blocked", "_broker", "_linger", "_transport", "address", "channel", "listener")
 
     def __init__(self, broker: Broker, listener: str) -> None:
         self._broker = broker
         self.listener = listener
         self.channel: Channel | None = None
+        self.address = ""
+        """Where it comes from, as limits and bans count it; "" when that is no IP address."""
         self._transport: asyncio.Transport | None = None
         self._blocked = False
         self._authentication: asyncio.Task[None] | None = None
@@ -53,13 +56,14 @@ class Connection(asyncio.Protocol):
         """A client connected (and has shaken hands, on a TLS listener)."""
         transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
         self._transport = transport
+        address = transport.get_extra_info("peername")
+        self.address = address_key(address[0]) if address else ""
         if not self._broker.admit(self):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        address = transport.get_extra_info("peername")
         peer = f"{address[0]}:{address[1]}" if address else "unknown"
-        self.channel = Channel(self._broker.router, self, peer)
+        self.channel = self._broker.channel_type(self._broker.router, self, peer)
         self._broker.router.sessions.opened(self.channel)
 
     def data_received(self, data: bytes) -> None:
@@ -115,6 +119,7 @@ class Connection(asyncio.Protocol):
             return
         unread = (
             channel.waiting_for is not None
+            or channel.resting
             or self._authentication is not None
             or (self._blocked and len(out) > OWED)
         )  # fmt: skip
@@ -154,10 +159,13 @@ class Connection(asyncio.Protocol):
         assert connect is not None
         broker = self._broker
         try:
+            broker.gate.check(self, connect)
             who = await broker.authenticator.identify(connect, certificate)
+            broker.gate.passed(self, who.user)
         except Refusal as refusal:
             self._authentication = None
             broker.refused(channel, connect, refusal)
+            broker.gate.failed(self, connect, refusal)
         except Exception:
             log.exception("could not find out who %s is", channel.peer)
             self._authentication = None

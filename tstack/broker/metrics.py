@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from tstack import __version__
@@ -50,6 +52,18 @@ def exposition(broker: Broker) -> str:
         "closed_connections_total", "counter", "Connections closed by the broker, by reason.",
         *((f'{{reason="{reason}"}}', count) for reason, count in sorted(counters.closed.items())),
     )  # fmt: skip
+    hits = {**counters.hits, "output": counters.dropped.get("slow receiver", 0)}
+    bounds = {field.name: getattr(broker.limits, field.name) for field in fields(broker.limits)}
+    add("limit", "gauge", "Limits, in bytes, seconds or as a count.", *_by_name(bounds))
+    add(
+        "limit_hits_total", "counter", "How often a limit held somebody back.",
+        *_by_name({name: hits.get(name, 0) for name in bounds}),
+    )  # fmt: skip
+    add("bans", "gauge", "Bans of users and addresses now.", ("", len(broker.gate.bans)))
     add("users", "gauge", "Users known.", ("", len(broker.directory.users)))
     add("store_connected", "gauge", "Does the store answer?", ("", 1 if stale is None else 0))
     return "\n".join(lines) + "\n"
+
+
+def _by_name(values: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(f'{{name="{name}"}}', value) for name, value in values.items()]

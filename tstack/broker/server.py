@@ -9,6 +9,7 @@ import secrets
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,9 @@ from tstack.broker import listeners
 from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
-from tstack.env import Address
+from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
 from tstack.identity.rights import EVERYTHING, Permissions
@@ -29,6 +31,7 @@ from tstack.mqtt.packets import Connect
 from tstack.pki.certificates import server_context
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
+from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
 from tstack.store.interface import Store
 
@@ -59,6 +62,8 @@ class Options:
     journal: Path | None = None
     """The journal's file; not needed with the durability none."""
     limits: Limits = field(default_factory=Limits)
+    trusted: Sequence[IPv4Network | IPv6Network] = networks("127.0.0.0/8 ::1")
+    """Addresses that no limit per address holds for and that the broker never bans by itself."""
 
 
 class Broker:
@@ -78,6 +83,8 @@ class Broker:
         self.router = Router(policy, options.limits, token=secrets.token_hex(8))
         self.router.on_offence = self._offence
         self.connections: set[Connection] = set()
+        self.gate = Gate(self, store, options.trusted)
+        self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
         self.ready = False
@@ -97,6 +104,7 @@ class Broker:
             listeners.prepare()
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
+                await self.gate.bans.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
             await self._open_journal()
             self._tick()
@@ -176,6 +184,7 @@ class Broker:
         if self._journal is not None:
             await self._journal.close()
             self._journal = None
+        await self.gate.bans.stop()
         await self.directory.stop()
         if self._clock is not None:
             self._clock.cancel()
@@ -214,16 +223,19 @@ class Broker:
         """May one more connection come in?"""
         if self._stopping:
             return False
-        if len(self.connections) >= self.limits.connections:
-            self.router.counters.close("too many connections")
-            self._quiet.log(logging.WARNING, "refused a connection: there are %d already", len(self.connections))
+        refusal = self.gate.enter(connection)
+        if refusal:
+            self.router.counters.close(refusal)
+            self._quiet.log(logging.WARNING, "refused a connection from %s: %s", connection.address, refusal)
             return False
         self.connections.add(connection)
         return True
 
     def gone(self, connection: Connection) -> None:
         """A connection has ended."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.gate.leave(connection)
         if not self.connections:
             self._empty.set()
         channel = connection.channel

@@ -75,4 +75,6 @@ def broker_options(values: Values) -> Options:
         store_wait=values[declared.STORE_WAIT],
         durability=values[declared.DURABILITY],
         journal=Path(values[declared.DATA_DIR]) / "journal.db",
+        limits=values[declared.LIMITS],
+        trusted=values[declared.TRUSTED_NETWORKS],
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from tstack.env import CONFIG, Setting, addresses, boolean, choice, filters, integer, port, seconds, words
+from tstack.cli.limits import limits
+from tstack.env import CONFIG, Setting, addresses, boolean, choice, filters, integer, networks, port, seconds, words
 
 # -- the store --------------------------------------------------------------------------------------------------------
 
@@ -79,6 +80,17 @@ DURABILITY = Setting(
     "durability", "TSTACK_DURABILITY", choice("commit", "interval", "none"), "commit",
     "what persistent sessions and their messages survive: commit: a loss of power, nothing is acknowledged before it is on "
     "disk; interval: kill -9, a loss of power costs a second; none: they live in memory",
+)  # fmt: skip
+
+LIMITS = Setting(
+    "limit", "TSTACK_LIMITS", limits, "",
+    "limits that differ from their defaults, as in 'packet=256KiB message_rate=100'; the flag may be given several times; "
+    "docs/limits.md lists them all",
+    several=True,
+)  # fmt: skip
+TRUSTED_NETWORKS = Setting(
+    "trusted", "TSTACK_TRUSTED_NETWORKS", networks, "127.0.0.0/8 ::1",
+    "addresses and networks that no limit per address holds for and that the broker never bans by itself",
 )  # fmt: skip
 
 # -- treg -------------------------------------------------------------------------------------------------------------
@@ -192,7 +204,8 @@ RIGHTS = Setting(
 # -- by program -------------------------------------------------------------------------------------------------------
 
 TSERVE: tuple[Setting[Any], ...] = (
-    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, *CERTIFICATES, *STORE, *LOGGING
+    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, LIMITS, TRUSTED_NETWORKS,
+    *CERTIFICATES, *STORE, *LOGGING
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,

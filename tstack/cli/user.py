@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tstack import service
+from tstack.cli import ban
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, required, start
 from tstack.cli.user_view import Answer, certificate, described, public, said, table, with_password
@@ -54,6 +55,8 @@ class Command:
     arguments: Callable[[Parser], None] = lambda parser: None
     settings: tuple[Setting[Any], ...] = (declared.USER_NAME,)
     creates: bool = False
+    usage: str = ""
+    """What comes behind the flags, when it is not the user's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         named = declared.USER_NAME in command.settings
         sub = commands.add_parser(
             name, help=command.help, description=f"{command.help.capitalize()}.", settings=settings,
-            arguments="NAME" if named else "[PATTERN]", defaults=DEFAULTS,
+            arguments="NAME" if named else command.usage, defaults=DEFAULTS,
         )  # fmt: skip
         if named:
             sub.add_argument("name", metavar="NAME", nargs="?", help="user name; or -username=NAME")
@@ -348,7 +351,7 @@ _SECRET = (declared.USER_NAME, declared.USER_PASSWORD)
 
 COMMANDS = {
     "add": Command("create a user that is not there yet", _add, _add_arguments, _SECRET, creates=True),
-    "list": Command("list users", _list, _list_arguments, ()),
+    "list": Command("list users", _list, _list_arguments, (), usage="[PATTERN]"),
     "show": Command("show what is known of a user", _show),
     "passwd": Command("give a user another password", _passwd, _add_generate, _SECRET),
     "rights": Command("set what a user may publish and subscribe to", _rights, _rights_arguments),
@@ -362,4 +365,9 @@ COMMANDS = {
     "delete": Command("delete a user for good and revoke its certificates", _plain("deleted", admin.delete_user)),
     "kick": Command("end the connections that a user has now", _plain("kicked", admin.kick_user)),
     "revoke": Command("revoke a user's certificates, all or one", _revoke, _revoke_arguments),
+    "ban": Command(
+        "keep a user or an address out for a while", ban.ban, ban.ban_arguments, (), usage="NAME | -address=IP"
+    ),
+    "unban": Command("let them in again", ban.unban, ban.whom_arguments, (), usage="NAME | -address=IP"),
+    "bans": Command("list who is banned", ban.bans, settings=()),
 }

@@ -53,7 +53,8 @@ class Channel(Outlet):
 
     __slots__ = (
         "_chunks", "_have", "_need", "aliases", "connect", "generation", "keep_alive", "last_seen", "peer", "reason",
-        "refusing", "remembered", "routes", "session", "unread_since", "version", "waiting_for", "waiting_since", "will_wanted",
+        "refusing", "remembered", "resting", "routes", "session", "unread_since", "version", "waiting_for", "waiting_since",
+        "will_wanted",
     )  # fmt: skip
 
     def __init__(self, router: Router, carrier: Carrier | None, peer: str = "") -> None:
@@ -79,6 +80,8 @@ class Channel(Outlet):
         self.waiting_since = 0.0
         self.unread_since = 0.0
         """Since when the carrier has not read from the client; 0 while it does."""
+        self.resting = False
+        """Is the client not read from because it is over its rate? See `routing/metered.py`."""
         self.refusing: Session | None = None
         """The patience for this receiver is used up: refuse the message that still finds no room there."""
         self.will_wanted = True
@@ -360,6 +363,7 @@ class Channel(Outlet):
             self._forbidden(route.topic, pid, packet.qos)
             return
         if packet.qos == 2 and len(session.received or ()) >= router.limits.receive_maximum:
+            router.counters.hit("receive_maximum")
             # [MQTT-3.3.4-9]; 3.1.1 has no word for it, and the state is bounded as well
             raise ReceiveMaximumExceeded("too many QoS 2 messages that were not released")
         message = router.message(packet, topic, session)
@@ -394,6 +398,7 @@ class Channel(Outlet):
                 raise ProtocolViolation("a PUBLISH has neither topic nor alias")  # [MQTT-3.3.2-8]
             return topic
         if alias > self.router.limits.topic_aliases:
+            self.router.counters.hit("topic_aliases")
             raise TopicAliasInvalid("the topic alias is above the maximum")
         if self.aliases is None:
             self.aliases = {}
@@ -421,6 +426,7 @@ class Channel(Outlet):
             self.remembered = 0
         self.remembered += 1 + len(route.targets)
         if self.remembered > self.router.limits.routes:
+            self.router.counters.hit("routes")
             self.routes.clear()
             self.remembered = 1 + len(route.targets)
         self.routes[topic] = route
@@ -444,6 +450,7 @@ class Channel(Outlet):
                 session.waiters = deque()
             session.waiters.append(self)
             self.waiting_for = session
+            self.router.counters.hit(session.full_by())
             return
         self.refusing = None
         self.router.counters.publishes_refused += 1
@@ -459,6 +466,9 @@ class Channel(Outlet):
             self.router.sessions.wait_for_room(self)
         self._keep(data, pos, 1 << 30)
         self.mark()
+
+    def rested(self) -> None:
+        """Called with every tick while the channel is listed as resting."""
 
     # -- other packets in --------------------------------------------------------------------------------------------------
 
@@ -499,6 +509,8 @@ class Channel(Outlet):
 
     def fail(self, error: MqttError) -> None:
         """Close because of an offence, with the code that 5.0 has for it."""
+        if isinstance(error, PacketTooLarge):
+            self.router.counters.hit("packet" if self.state == OPEN else "packet_before_login")
         self.router.offence(self, error)
         self.close(str(error), error.code)
 

@@ -18,6 +18,13 @@ class Counters:
         self.dropped: dict[str, int] = {}
         self.closed: dict[str, int] = {}
 
+        self.hits: dict[str, int] = {}
+        """How often a limit held somebody back, by its name."""
+
+    def hit(self, limit: str, count: int = 1) -> None:
+        """Count that a limit, by its field in `Limits`, held somebody back."""
+        self.hits[limit] = self.hits.get(limit, 0) + count
+
     def drop(self, reason: str, count: int = 1) -> None:
         """Count messages that somebody did not get."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count

@@ -38,14 +38,11 @@ class Retained:
             return True
         topic = message.topic.decode()
         old = self.get(topic)
-        added = message.size - (old.size if old is not None else 0)
-        if self.bytes + added > self._limits.retained_bytes:
+        if self._full_by(message, old):
             return False
         if old is None:
-            if self.count >= self._limits.retained_messages:
-                return False
             self.count += 1
-        self.bytes += added
+        self.bytes += message.size - (old.size if old is not None else 0)
         node = self._root
         for level in topic.split("/"):
             if node.children is None:
@@ -56,6 +53,15 @@ class Retained:
             node = child
         node.message = message
         return True
+
+    def full_by(self, message: Message) -> str:
+        """The limit, by its name, that leaves no room for the message; "" when there is room."""
+        return self._full_by(message, self.get(message.topic.decode()))
+
+    def _full_by(self, message: Message, old: Message | None) -> str:
+        if self.bytes + message.size - (old.size if old is not None else 0) > self._limits.retained_bytes:
+            return "retained_bytes"
+        return "retained_messages" if old is None and self.count >= self._limits.retained_messages else ""
 
     def get(self, topic: str) -> Message | None:
         """The retained message of exactly this topic."""

@@ -71,15 +71,22 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
-        if len(topic) > self.limits.topic_bytes:
-            raise MqttError("the topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
-        topics.check_topic(text, self.limits.topic_levels)
+        self.check_topic(text, len(topic))
         allowed = session.permissions.may_publish(text) and not text.startswith("$SYS")
         route = Route(text, topic, allowed)
         if allowed:
             self._find(route, session)
         route.sort(session.version >= 5)
         return route
+
+    def check_topic(self, topic: str, size: int) -> None:
+        """Raise `MqttError` for what is no topic name, or one of more bytes (`size`) or levels than we take."""
+        if size > self.limits.topic_bytes:
+            self.counters.hit("topic_bytes")
+            raise MqttError("the topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
+        if topic.count("/") >= self.limits.topic_levels:
+            self.counters.hit("topic_levels")
+        topics.check_topic(topic, self.limits.topic_levels)
 
     def _find(self, route: Route, publisher: Session | None) -> None:
         found = self.tree.match(route.topic)
@@ -162,6 +169,7 @@ class Router:
             if not room and not session.has_room():
                 # a message that nobody waits to have acknowledged: a will, or the broker's own
                 self.counters.drop("queue full")
+                self.counters.hit(session.full_by())
                 return
             session.deliver(message, qos, retain, identifiers)
         elif channel is not None:
@@ -199,6 +207,7 @@ class Router:
     def retain(self, message: Message) -> bool:
         """Keep as the retained message of its topic [MQTT-3.3.1-5]; False when there is no room."""
         if not self.retained.store(message):
+            self.counters.hit(self.retained.full_by(message))
             return False
         if self.journal is not None:
             self.journal.retained(message.topic, message if message.payload else None)
@@ -253,14 +262,18 @@ class Router:
         """The subscription that is granted. Raises `MqttError` with the code of the refusal."""
         filter_ = request.filter
         if len(filter_.encode()) > self.limits.topic_bytes:
+            self.counters.hit("topic_bytes")
             raise MqttError("the topic filter is too long", ReasonCode.TOPIC_FILTER_INVALID)
-        topics.check_filter(filter_, self.limits.topic_levels)
         group, plain = topics.split_shared(filter_)
+        if plain.count("/") >= self.limits.topic_levels:
+            self.counters.hit("topic_levels")
+        topics.check_filter(filter_, self.limits.topic_levels)
         if group is not None and request.no_local:
             raise MqttError("no local on a shared subscription", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.8.3-4]
         if not session.permissions.may_subscribe(filter_):
             raise MqttError(f"may not subscribe to {filter_}", ReasonCode.NOT_AUTHORIZED)
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
+            self.counters.hit("subscriptions")
             raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)
         return Subscription(
             session, plain, request.qos, group or "", request.no_local, request.retain_as_published, identifier

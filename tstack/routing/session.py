@@ -105,6 +105,10 @@ class Session(Timed):
             return True
         return len(self.queue) < self.limits.queue_messages and self.queued_bytes < self.limits.queue_bytes
 
+    def full_by(self) -> str:
+        """The limit, by its name, that leaves no room in the queue."""
+        return "queue_messages" if len(self.queue or ()) >= self.limits.queue_messages else "queue_bytes"
+
     # -- messages to the client ------------------------------------------------------------------------------------------
 
     def deliver(self, message: Message, qos: int, retain: bool, identifiers: bytes) -> None:
@@ -120,6 +124,8 @@ class Session(Timed):
             return
         if self.queue is None:
             self.queue = deque()
+            if channel is not None and len(self.inflight) >= self.window:
+                self.router.counters.hit("inflight")
         self.queue.append(delivery)
         self.queued_bytes += message.size
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.connect import ConnAck, Connect
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
 from tstack.routing import outlet
+from tstack.routing.buckets import Buckets
 from tstack.routing.deadlines import Deadlines
 from tstack.routing.message import Message
 from tstack.routing.session import Permissions, Session
@@ -33,12 +33,17 @@ V3_CODES = {
     ReasonCode.SERVER_UNAVAILABLE: 3,
     ReasonCode.SERVER_BUSY: 3,
     ReasonCode.QUOTA_EXCEEDED: 3,
+    ReasonCode.CONNECTION_RATE_EXCEEDED: 3,
     ReasonCode.BAD_USER_NAME_OR_PASSWORD: 4,
     ReasonCode.NOT_AUTHORIZED: 5,
     ReasonCode.BANNED: 5,
     ReasonCode.BAD_AUTHENTICATION_METHOD: 5,
 }
 """CONNACK return codes of 3.1.1 (its table 3.1) for the reason codes of 5.0."""
+
+
+TAKEOVERS_KEPT = 10_000
+"""Sessions whose takeovers are remembered: more than that do not flap at a time."""
 
 
 class Sessions:
@@ -52,6 +57,10 @@ class Sessions:
         self._by_user: dict[str, dict[str, Session]] = {}
         self._deadlines = Deadlines()
         self._stalled: set[Channel] = set()
+        self.resting: set[Channel] = set()
+        """Channels that are not read from because their clients are over their rate."""
+        limits = router.limits
+        self._takeovers = Buckets(limits.takeovers, limits.takeover_window / limits.takeovers, TAKEOVERS_KEPT)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -85,6 +94,7 @@ class Sessions:
             will = self._will_of(connect, user, permissions)
             client_id = connect.client_id or self._new_client_id()
             self._check_count(user, client_id)
+            self._check_takeover(user, client_id)
         except MqttError as error:
             self.refuse(channel, error.code, str(error))
             return False
@@ -140,10 +150,7 @@ class Sessions:
         will = connect.will
         if will is None:
             return None
-        limits = self._router.limits
-        if len(will.topic.encode()) > limits.topic_bytes:
-            raise MqttError("the will's topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
-        topics.check_topic(will.topic, limits.topic_levels)
+        self._router.check_topic(will.topic, len(will.topic.encode()))
         if will.topic.startswith("$SYS") or not permissions.may_publish(will.topic):
             raise MqttError(f"may not leave a will for {will.topic}", ReasonCode.NOT_AUTHORIZED)
         properties = b""
@@ -162,13 +169,34 @@ class Sessions:
         return f"auto-{self._token}-{self._assigned}"
 
     def _check_count(self, user: str, client_id: str) -> None:
-        if (user, client_id) in self._sessions:
-            return
         limits = self._router.limits
+        mine = self._by_user.get(user, {})
+        session = mine.get(client_id)
+        most = limits.connections_per_user
+        if (
+            most
+            and len(mine) >= most
+            and (session is None or session.channel is None)
+            and sum(one.channel is not None for one in mine.values()) >= most
+        ):
+            self._router.counters.hit("connections_per_user")
+            raise MqttError("the user has as many connections as a user may have", ReasonCode.QUOTA_EXCEEDED)
+        if session is not None:
+            return
         if len(self._sessions) >= limits.sessions:
+            self._router.counters.hit("sessions")
             raise MqttError("the broker has as many sessions as it keeps", ReasonCode.QUOTA_EXCEEDED)
-        if len(self._by_user.get(user, ())) >= limits.sessions_per_user:
+        if len(mine) >= limits.sessions_per_user:
+            self._router.counters.hit("sessions_per_user")
             raise MqttError("the user has as many sessions as a user may have", ReasonCode.QUOTA_EXCEEDED)
+
+    def _check_takeover(self, user: str, client_id: str) -> None:
+        """Two clients that share a client identifier must not throw each other out for ever: the newer one waits."""
+        session = self._sessions.get((user, client_id))
+        if session is None or session.channel is None or self._takeovers.take((user, client_id), self._router.now):
+            return
+        self._router.counters.hit("takeovers")
+        raise MqttError("the session is taken over too often", ReasonCode.CONNECTION_RATE_EXCEEDED)
 
     def _attach(self, channel: Channel, session: Session, connect: Connect) -> None:
         """Tie the two together, with what the CONNECT asks for."""
@@ -182,14 +210,16 @@ class Sessions:
         session.window = limits.inflight
         keep_alive = connect.keep_alive
         if channel.version >= 5:
-            session.expiry = min(float(asked.session_expiry_interval or 0), limits.session_expiry)
+            session.expiry = self._capped("session_expiry", asked.session_expiry_interval or 0, limits.session_expiry)
             if asked.receive_maximum:
                 session.window = min(asked.receive_maximum, limits.inflight)
             channel.peer_packet_limit = asked.maximum_packet_size or 0
             if connect.will is not None:
-                session.will_delay = min(float(connect.will.properties.will_delay_interval or 0), limits.will_delay)
-            if not 0 < keep_alive <= limits.keep_alive:
-                keep_alive = limits.keep_alive if limits.keep_alive < 65535 else keep_alive
+                wanted = connect.will.properties.will_delay_interval or 0
+                session.will_delay = self._capped("will_delay", wanted, limits.will_delay)
+            if not 0 < keep_alive <= limits.keep_alive and limits.keep_alive < 65535:
+                self._router.counters.hit("keep_alive")
+                keep_alive = limits.keep_alive
         else:
             session.expiry = 0.0 if connect.clean_start else limits.session_expiry
             session.will_delay = 0.0
@@ -199,6 +229,13 @@ class Sessions:
             self._deadlines.set(channel, self._router.now + channel.keep_alive)
         else:
             self._deadlines.clear(channel)
+
+    def _capped(self, limit: str, asked: int, most: float) -> float:
+        """What a 5.0 client asks for, or the most that it is given."""
+        if asked <= most:
+            return float(asked)
+        self._router.counters.hit(limit)
+        return most
 
     def _welcome(self, channel: Channel, session: Session, connect: Connect, present: bool) -> None:
         """CONNACK with code 0 [MQTT-3.2.2-2]."""
@@ -238,6 +275,7 @@ class Sessions:
         """A channel was closed: its session is kept or ends, its will is sent, delayed or forgotten."""
         self._deadlines.clear(channel)
         self._stalled.discard(channel)
+        self.resting.discard(channel)
         if channel.waiting_for is not None:
             channel.waiting_for.no_longer_waits(channel)
         session = channel.session
@@ -338,6 +376,8 @@ class Sessions:
                 self._session_due(item, now)
             elif isinstance(item, channels.Channel):
                 self._channel_due(item, now)
+        for channel in list(self.resting):
+            channel.rested()
         for channel in list(self._stalled):
             session = channel.waiting_for
             if session is None:
@@ -359,6 +399,7 @@ class Sessions:
 
     def _channel_due(self, channel: Channel, now: float) -> None:
         if channel.state != outlet.OPEN:
+            self._router.counters.hit("connect_deadline")
             channel.close("no CONNECT in time", ReasonCode.MAXIMUM_CONNECT_TIME)
         elif channel.keep_alive:
             if channel.unread_since and now - channel.unread_since < UNREAD:
@@ -370,6 +411,7 @@ class Sessions:
 
     def _lose_patience(self, channel: Channel, session: Session) -> None:
         """A receiver made no room. One that is connected does not acknowledge: it has to go. Then refuse, or go on."""
+        self._router.counters.hit("queue_patience")
         if session.channel is not None:
             session.channel.close("does not acknowledge", ReasonCode.QUOTA_EXCEEDED)
         channel.refusing = session
