@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -276,6 +277,17 @@ def size(text: str) -> int:
     return value
 
 
+def octal(text: str) -> int:
+    """A file mode: `0660`, `600`; no more than read, write and execute for user, group and others."""
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise ValueError("is not a file mode such as 0660")
+    return value
+
+
 def choice(*names: str) -> Callable[[str], str]:
     """One of some words."""
 
@@ -292,9 +304,31 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Any number of pairs, separated by white space: `a.crt:a.key b.crt:b.key`."""
+    found = []
+    for word in text.split():
+        first, _, second = word.partition(":")
+        if not first or not second or ":" in second:
+            raise ValueError(f"holds {word!r}, which is no pair such as a.crt:a.key")
+        found.append((first, second))
+    return tuple(found)
+
+
 def filters(text: str) -> tuple[str, ...]:
     """Any number of topic filters, separated by white space; a comma may be part of one."""
     return tuple(text.split())
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Any number of addresses and networks: `127.0.0.0/8 ::1`."""
+    found = []
+    for word in words(text):
+        try:
+            found.append(ip_network(word))
+        except ValueError:
+            raise ValueError(f"holds {word!r}, which is no address and no network such as 10.0.0.0/8") from None
+    return tuple(found)
 
 
 @dataclass(frozen=True)
