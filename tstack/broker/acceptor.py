@@ -88,7 +88,7 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
-                    raise
+                    continue  # the network's error about one connection, which accept(2) hands on
                 self._quiet.log(logging.ERROR, "cannot accept a connection: %s", error.strerror)
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(OUT_OF_FILES, self._start)
