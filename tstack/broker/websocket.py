@@ -7,8 +7,8 @@ is the channel's to say.
 
 No extension is negotiated: compression would cost some 300 KiB a connection.
 
-Own code rather than a library because this is the data path: the sans-I/O core of `websockets` takes 4 KB a connection and 3 to 4 us
-a frame that comes in, this 0.2 KB and about 1. Unmasking, the part that needs C, is taken from there.
+Own code rather than a library because this is the data path: the sans-I/O core of `websockets` takes 4 KB a connection and 3 to
+4 us a frame that comes in, this 0.2 KB and about 1. Unmasking, the part that needs C, is taken from there.
 """
 
 from __future__ import annotations
