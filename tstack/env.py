@@ -295,6 +295,17 @@ def size(text: str) -> int:
     return value
 
 
+def octal(text: str) -> int:
+    """A file mode: `0660`, `600`; no more than read, write and execute for user, group and others."""
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise ValueError("is not a file mode such as 0660")
+    return value
+
+
 def choice(*names: str) -> Callable[[str], str]:
     """One of some words."""
 
@@ -309,6 +320,17 @@ def choice(*names: str) -> Callable[[str], str]:
 def words(text: str) -> tuple[str, ...]:
     """Any number of words, separated by white space or commas."""
     return tuple(text.replace(",", " ").split())
+
+
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Any number of pairs, separated by white space: `a.crt:a.key b.crt:b.key`."""
+    found = []
+    for word in text.split():
+        first, _, second = word.partition(":")
+        if not first or not second or ":" in second:
+            raise ValueError(f"holds {word!r}, which is no pair such as a.crt:a.key")
+        found.append((first, second))
+    return tuple(found)
 
 
 def filters(text: str) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ async def test_asyncio_tls_reads_in_small_pieces(tmp_path: Path) -> None:
 
 async def test_sec_41_a_handshake_that_stops_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SEC-41: a client that begins TLS and falls silent does not stay."""
-    monkeypatch.setattr("tstack.broker.listeners.TLS_HANDSHAKE", 0.5)
+    monkeypatch.setattr("tstack.broker.acceptor.TLS_HANDSHAKE", 0.5)
     certificates = Certificates(tmp_path)
     async with serving(certificates.options(authentication=False)) as broker:
         silent = await Peer.dial(broker.port("mqtts"))

@@ -21,7 +21,7 @@ from tests.processes import PATIENCE, Running, command, run, wait_until
 class Paho:
     """One paho client with what it has heard."""
 
-    def __init__(self, client_id: str, version: int, *, clean: bool = True) -> None:
+    def __init__(self, client_id: str, version: int, *, clean: bool = True, transport: str = "tcp") -> None:
         self.version = version
         self._clean = clean
         self.codes: list[ReasonCode] = []
@@ -30,7 +30,7 @@ class Paho:
         self.gone = threading.Event()
         self.present = False
         kwargs = {} if version == MQTTv5 else {"clean_session": clean}
-        self.client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=version, **kwargs)
+        self.client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=version, transport=transport, **kwargs)
         self.client.on_connect = self._connected
         self.client.on_subscribe = lambda *a: self.granted.append([code.value for code in a[3]])
         self.client.on_message = lambda *a: self.messages.append(a[2])

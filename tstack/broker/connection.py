@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
+from tstack.env import Address
 from tstack.identity.bans import address_key
 from tstack.mqtt.codes import ReasonCode
 from tstack.routing import outlet
@@ -37,11 +38,15 @@ LINGER = 5.0
 class Connection(asyncio.Protocol):
     """One accepted connection of one listener."""
 
-    __slots__ = ("_authentication", "_blocked", "_broker", "_linger", "_transport", "address", "channel", "listener")
+    __slots__ = (
+        "_authentication", "_blocked", "_broker", "_linger", "_source", "_transport", "address", "channel", "listener",
+    )  # fmt: skip
 
-    def __init__(self, broker: Broker, listener: str) -> None:
+    def __init__(self, broker: Broker, listener: str, source: Address | None = None) -> None:
+        """`source`: the client's address where a proxy has told it; else it is the transport's."""
         self._broker = broker
         self.listener = listener
+        self._source = source
         self.channel: Channel | None = None
         self.address = ""
         """Where it comes from, as limits and bans count it; "" when that is no IP address."""
@@ -56,13 +61,13 @@ class Connection(asyncio.Protocol):
         """A client connected (and has shaken hands, on a TLS listener)."""
         transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
         self._transport = transport
-        address = transport.get_extra_info("peername")
-        self.address = address_key(address[0]) if address else ""
+        source = self.source()
+        self.address = address_key(source.host) if source is not None else ""
         if not self._broker.admit(self):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        peer = f"{address[0]}:{address[1]}" if address else "unknown"
+        peer = str(source) if source is not None else "a Unix socket" if self.listener == "unix" else "unknown"
         self.channel = self._broker.channel_type(self._broker.router, self, peer)
         self._broker.router.sessions.opened(self.channel)
 
@@ -131,6 +136,20 @@ class Connection(asyncio.Protocol):
                 channel.unread_since = 0.0
                 channel.last_seen = self._broker.router.now
                 transport.resume_reading()
+
+    def source(self) -> Address | None:
+        """The client's address and port; None for a Unix socket."""
+        if self._source is not None or self._transport is None:
+            return self._source
+        address = self._transport.get_extra_info("peername")
+        return Address(address[0], address[1]) if address and not isinstance(address, str | bytes) else None
+
+    def certificate(self) -> bytes | None:
+        """The client certificate (DER) that the TLS layer has verified."""
+        tls: ssl.SSLObject | None = (
+            self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        )
+        return tls.getpeercert(True) if tls is not None else None
 
     def abort(self) -> None:
         """Cut it off without another word."""

@@ -1,50 +1,179 @@
-"""Listeners: TCP and TLS sockets that make connections."""
+"""Listeners: TCP, TLS, WebSocket and Unix sockets that make connections."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
+import logging
+import os
 import resource
-import ssl
+import socket
+import stat
 from asyncio import sslproto
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tstack.broker.acceptor import Acceptor
+from tstack.broker.tls import Files, Tls
 from tstack.env import Address
 from tstack.errors import Failure
+
+if TYPE_CHECKING:
+    from tstack.broker.server import Options
+
+log = logging.getLogger("tstack.broker")
 
 BACKLOG = 4096
 """Connections that the kernel keeps until they are accepted: a fleet comes back all at once."""
 
-TLS_HANDSHAKE = 10.0
-"""Seconds that a TLS handshake may take; the CONNECT deadline starts after it."""
-
 TLS_BUFFER = 16 << 10
 """Bytes that asyncio's own TLS reads at once. Its default of 256 KiB is allocated, and zeroed, for every connection."""
 
+Make = Callable[[str, Address | None], asyncio.Protocol]
+"""Makes the protocol of a connection: the listener's scheme, and the client's address where a proxy has told it."""
 
-async def listen(
-    scheme: str, address: Address, connection: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
-) -> tuple[asyncio.Server, Address]:
-    """Listen; returns the server and the address that it really got (port 0 lets the system choose).
 
-    Raises `Failure` when the address cannot be listened on.
-    """
-    try:
-        server = await asyncio.get_running_loop().create_server(
-            connection,
-            address.host,
-            address.port,
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=TLS_HANDSHAKE if context is not None else None,
+class Listeners:
+    """All of a broker's listeners for MQTT, by scheme: `mqtt`, `mqtts`, `ws`, `wss`, `unix`."""
+
+    def __init__(self, options: Options, make: Make, room: Callable[[int], bool]) -> None:
+        """`room`: may one more come in, when so many are being prepared already? Raises `Failure` for bad certificates."""
+        self._options = options
+        self._make = make
+        self._room = room
+        self._open: list[asyncio.Server | Acceptor] = []
+        self._paths: list[tuple[Path, int]] = []
+        self.tls = _tls(options) if options.tls or options.wss else None
+        self.addresses: list[tuple[str, Address]] = []
+        """What is really listened on."""
+
+    async def open(self) -> None:
+        """Listen on everything. Raises `Failure`."""
+        options = self._options
+        for scheme, addresses in (
+            ("mqtt", options.plain), ("mqtts", options.tls), ("ws", options.ws), ("wss", options.wss)
+        ):  # fmt: skip
+            for address in addresses:
+                await self._listen(scheme, address)
+        if options.unix is not None:
+            await self._listen_unix(options.unix)
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        for one in self._open:
+            one.close()
+        self._open.clear()
+        for path, inode in self._paths:
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == inode:
+                    path.unlink()
+        self._paths.clear()
+
+    async def _listen(self, scheme: str, address: Address) -> None:
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            port = address.port
+            for family, _, _, _, where in dict.fromkeys(infos):
+                listening = _bound(family, (where[0], port, *where[2:]))
+                port = listening.getsockname()[1]  # all addresses of a name get the same port, also where it is free
+                await self._serve(scheme, listening)
+        except OSError as error:
+            raise Failure(f"cannot listen on {scheme}://{address}: {reason(error)}", hint(error)) from None
+        except (OverflowError, UnicodeError) as error:
+            raise Failure(f"cannot listen on {scheme}://{address}: {error}") from None
+        self.addresses.append((scheme, Address(address.host, port)))
+        log.info("listening on %s://%s", scheme, self.addresses[-1][1])
+
+    async def _listen_unix(self, path: Path) -> None:
+        try:
+            listening, inode = _bound_unix(path, self._options.unix_mode)
+            self._paths.append((path, inode))
+            await self._serve("unix", listening)
+        except OSError as error:
+            raise Failure(
+                f"cannot listen on {path}: {reason(error)}", "give a path in a folder that may be written to"
+            ) from None
+        log.info("listening on unix:%s", path)
+
+    async def _serve(self, scheme: str, listening: socket.socket) -> None:
+        """Plain connections without a proxy take the short way, through a server of the event loop's."""
+        try:
+            listening.setblocking(False)
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        options = self._options
+        loop = asyncio.get_running_loop()
+        is_proxied = scheme in options.proxy_protocol
+        tls = self.tls if scheme in {"mqtts", "wss"} else None
+        if tls is None and not is_proxied:
+            create = loop.create_unix_server if scheme == "unix" else loop.create_server
+            self._open.append(await create(lambda: self._make(scheme, None), sock=listening, backlog=BACKLOG))
+            return
+        self._open.append(
+            Acceptor(
+                listening,
+                lambda source: self._make(scheme, source),
+                tls=None if tls is None else lambda: tls.context(scheme),
+                proxies=options.trusted_proxies if is_proxied else None,
+                room=self._room,
+            )
         )
-    except OSError as error:
-        raise Failure(f"cannot listen on {scheme}://{address}: {reason(error)}", hint(error)) from None
-    except OverflowError as error:
-        raise Failure(f"cannot listen on {scheme}://{address}: {error}") from None
-    port = server.sockets[0].getsockname()[1]
-    return server, Address(address.host, port)
+
+
+def _tls(options: Options) -> Tls:
+    assert options.cert_file is not None
+    assert options.key_file is not None
+    return Tls(
+        Files(
+            options.cert_file, options.key_file, options.ca_file, options.crl_file, options.sni_certificates,
+            options.client_certificate,
+        )
+    )  # fmt: skip
+
+
+def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # so that [::] and 0.0.0.0 go together
+        listening.bind(where)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _bound_unix(path: Path, mode: int) -> tuple[socket.socket, int]:
+    """The socket, and the inode of its path. Nobody can connect before `listen`, and its mode is right by then."""
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(path))
+        path.chmod(mode)
+        return listening, path.lstat().st_ino
+    except BaseException:
+        listening.close()
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on any more. Raises `OSError` for one in use and for what is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    path.unlink()
 
 
 def reason(error: OSError) -> str:
@@ -55,7 +184,7 @@ def reason(error: OSError) -> str:
 
 def hint(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "stop the other program, or choose another port with -addr, -addrTls, -addrAdmin or -port"
+        return "stop the other program, or choose another port with -addr, -addrTls, -addrWs, -addrWss, -addrAdmin or -port"
     if error.errno == errno.EACCES:
         return "ports below 1024 need the right to bind them; choose a higher one"
     return "give an address of this machine, such as 127.0.0.1:1883, or 0.0.0.0:1883 for all of them"

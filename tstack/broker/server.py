@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -19,6 +18,9 @@ from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Wh
 from tstack.broker.connection import Connection
 from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
+from tstack.broker.tls import Tls
+from tstack.broker.upgrade import Policy
+from tstack.broker.websocket_connection import WebSocketConnection
 from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
@@ -28,17 +30,20 @@ from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.packets import Connect
-from tstack.pki.certificates import server_context
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
+from tstack.service import spawn
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.broker")
 
 TICK = 0.25
 """Seconds between two looks at the clock: the grain of keep alive, expiry and deadlines."""
+
+REVOKED_AT_ONCE = 100
+"""Connections looked at for revoked certificates before others have a turn: some milliseconds."""
 
 STOP_DEADLINE = 5.0
 """Seconds that connections have to take their last bytes when the broker stops."""
@@ -50,12 +55,24 @@ class Options:
 
     plain: Sequence[Address] = ()
     tls: Sequence[Address] = ()
+    ws: Sequence[Address] = ()
+    wss: Sequence[Address] = ()
+    unix: Path | None = None
+    unix_mode: int = 0o660
     admin: Sequence[Address] = ()
     authentication: bool = True
     client_certificate: Literal["optional", "required", "off"] = "optional"
     cert_file: Path | None = None
     key_file: Path | None = None
     ca_file: Path | None = None
+    crl_file: Path | None = None
+    sni_certificates: Sequence[tuple[Path, Path]] = ()
+    """Further certificates with their keys, for clients that ask for a name in one of them."""
+    origins: frozenset[str] = frozenset()
+    """Of web pages that may connect by WebSocket beside those of the broker's own host; `*`: of all."""
+    proxy_protocol: frozenset[str] = frozenset()
+    """Schemes of the listeners (`mqtt`, `mqtts`, `ws`, `wss`, `unix`) where only proxies may connect, with a header."""
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
     store_wait: float = 60.0
     durability: str = "none"
     """commit, interval or none: see `broker/journal.py`."""
@@ -72,7 +89,7 @@ class Broker:
     def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
         """`on_failure` is called when the broker cannot go on; `failure` says why. Raises `Failure` for bad certificates."""
         self.options = options
-        self._tls = self._context() if options.tls else None
+        self._listeners = listeners.Listeners(options, self._connection, self._has_room)
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self._journal: DiskJournal | None = None
@@ -90,7 +107,8 @@ class Broker:
         self.ready = False
         self._stopping = False
         self._empty = asyncio.Event()
-        self._servers: list[asyncio.Server] = []
+        self._policies = {"ws": Policy(options.origins), "wss": Policy(options.origins, is_tls=True)}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
         self._quiet = RateLimited(log)
@@ -108,10 +126,8 @@ class Broker:
             self.router.now = asyncio.get_running_loop().time()
             await self._open_journal()
             self._tick()
-            for address in self.options.plain:
-                await self._listen("mqtt", address, None)
-            for address in self.options.tls:
-                await self._listen("mqtts", address, self._tls)
+            await self._listeners.open()
+            self.addresses += self._listeners.addresses
             for address in self.options.admin:
                 self.addresses.append(("http", await self._admin.listen(address)))
                 log.info("listening on http://%s for /healthz, /readyz and /metrics", self.addresses[-1][1])
@@ -122,11 +138,37 @@ class Broker:
         if not self.options.authentication:
             log.warning("authentication is off: everybody may do everything")
 
-    async def _listen(self, scheme: str, address: Address, context: ssl.SSLContext | None) -> None:
-        server, real = await listeners.listen(scheme, address, lambda: Connection(self, scheme), context)
-        self._servers.append(server)
-        self.addresses.append((scheme, real))
-        log.info("listening on %s://%s", scheme, real)
+    def _connection(self, scheme: str, source: Address | None) -> asyncio.Protocol:
+        connection = Connection(self, scheme, source)
+        policy = self._policies.get(scheme)
+        return connection if policy is None else WebSocketConnection(self, connection, policy)
+
+    def reload(self) -> None:
+        """Load certificates, keys, CA and CRL anew, for handshakes from now on; what cannot be used changes nothing.
+
+        Connections stay, but those whose certificate is on the new CRL.
+        """
+        tls = self._listeners.tls
+        if tls is None:
+            return
+        try:
+            tls.load()
+        except Failure as failure:
+            log.error("the certificates stay as they were: %s (%s)", failure.message, failure.hint)
+            return
+        log.info("loaded the certificates anew")
+        if tls.revokes:
+            spawn(self._end_revoked(tls), self._tasks, "ending revoked connections")
+
+    async def _end_revoked(self, tls: Tls) -> None:
+        """Some at a time: there can be very many to look at."""
+        for number, connection in enumerate(list(self.connections)):
+            if number % REVOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            certificate = connection.certificate()
+            if certificate is not None and tls.is_revoked(certificate) and connection.channel is not None:
+                connection.channel.close("certificate revoked", ReasonCode.ADMINISTRATIVE_ACTION)
+                self.flush()
 
     async def _open_journal(self) -> None:
         if self.options.durability == "none" or self.options.journal is None:
@@ -155,18 +197,11 @@ class Broker:
         if self._on_failure is not None:
             self._on_failure()
 
-    def _context(self) -> ssl.SSLContext:
-        options = self.options
-        assert options.cert_file is not None
-        assert options.key_file is not None
-        return server_context(options.cert_file, options.key_file, options.ca_file, client=options.client_certificate)
-
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
         self.ready = False
         self._stopping = True
-        for server in self._servers:
-            server.close()
+        self._listeners.close()
         for connection in list(self.connections):
             if connection.channel is not None:
                 connection.channel.will_wanted = False
@@ -218,6 +253,10 @@ class Broker:
                     channel.proceed()
         if self._journal is not None:
             self._journal.kick()
+
+    def _has_room(self, preparing: int) -> bool:
+        """May one more be prepared, when so many are already? Each may become a connection."""
+        return not self._stopping and len(self.connections) + preparing < self.limits.connections
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""

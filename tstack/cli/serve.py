@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tstack import service
 from tstack.broker.server import Broker, Options
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened, start
-from tstack.env import Values
+from tstack.env import Setting, Values
 from tstack.errors import UsageError
 from tstack.pki.files import CertsFolder
 
@@ -19,6 +19,12 @@ EXAMPLES = """\
   tserve -etcdhosts='http://etcd0:2379 http://etcd1:2379'
   tserve -addr= -addrTls=0.0.0.0:8883 -certfile=mqtt.crt -keyfile=mqtt.key -cafile=ca.crt
   tserve -addr=127.0.0.1:1883 -addrTls= -data-dir=var     on the embedded store, without TLS"""
+
+LISTENERS: tuple[Setting[Any], ...] = (
+    declared.ADDR, declared.ADDR_TLS, declared.ADDR_WS, declared.ADDR_WSS, declared.ADDR_UNIX
+)  # fmt: skip
+SCHEMES = {"mqtt", "mqtts", "ws", "wss", "unix"}
+"""What listeners are called in the log and in -proxyprotocol."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +44,7 @@ async def _serve(life: service.Life, values: Values, options: Options) -> int:
     broker = Broker(store, options, on_failure=life.stop)
     async with opened(store, values[declared.STORE_WAIT], life.stopping):
         await broker.start()
+        life.on_reload(broker.reload)
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
@@ -49,7 +56,7 @@ async def _serve(life: service.Life, values: Values, options: Options) -> int:
 
 def check_listeners(values: Values) -> None:
     """Raise `UsageError` when nobody could connect."""
-    if not values[declared.ADDR] and not values[declared.ADDR_TLS]:
+    if not any(values[listener] for listener in LISTENERS):
         raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
 
 
@@ -58,7 +65,14 @@ def broker_options(values: Values) -> Options:
     cert, key, ca = values[declared.CERT_FILE], values[declared.KEY_FILE], values[declared.CA_FILE]
     if bool(cert) != bool(key):
         raise UsageError("-certfile and -keyfile go together", "give both, or neither")
-    if values[declared.ADDR_TLS]:
+    proxied, trusted = frozenset(values[declared.PROXY_PROTOCOL]), values[declared.TRUST_PROXIES]
+    if unknown := proxied - SCHEMES:
+        raise UsageError(f"-proxyprotocol: {min(unknown)!r} is no listener", f"they are {', '.join(sorted(SCHEMES))}")
+    if proxied - {"unix"} and not trusted:
+        raise UsageError(
+            "-proxyprotocol needs -trustproxies", "name the addresses of the proxies; nobody else may connect"
+        )
+    if values[declared.ADDR_TLS] or values[declared.ADDR_WSS]:
         folder = CertsFolder(Path(values[declared.CERTS_DIR]))
         if not cert:
             folder.prepare(values[declared.BROKER_NAME])
@@ -66,6 +80,15 @@ def broker_options(values: Values) -> Options:
     return Options(
         plain=values[declared.ADDR],
         tls=values[declared.ADDR_TLS],
+        ws=values[declared.ADDR_WS],
+        wss=values[declared.ADDR_WSS],
+        unix=Path(values[declared.ADDR_UNIX]) if values[declared.ADDR_UNIX] else None,
+        unix_mode=values[declared.UNIX_MODE],
+        origins=frozenset(origin.lower() for origin in values[declared.ORIGINS]),
+        proxy_protocol=proxied,
+        trusted_proxies=trusted,
+        crl_file=Path(values[declared.CRL_FILE]) if values[declared.CRL_FILE] else None,
+        sni_certificates=tuple((Path(cert), Path(key)) for cert, key in values[declared.SNI_CERTIFICATES]),
         admin=values[declared.ADDR_ADMIN],
         authentication=values[declared.AUTHENTICATION],
         client_certificate=cast("Literal['optional', 'required', 'off']", values[declared.CLIENT_CERTIFICATE]),

@@ -6,7 +6,21 @@ import textwrap
 from typing import Any
 
 from tstack.cli.limits import limits
-from tstack.env import CONFIG, Setting, addresses, boolean, choice, filters, integer, networks, port, seconds, words
+from tstack.env import (
+    CONFIG,
+    Setting,
+    addresses,
+    boolean,
+    choice,
+    filters,
+    integer,
+    networks,
+    octal,
+    pairs,
+    port,
+    seconds,
+    words,
+)
 
 # -- the store --------------------------------------------------------------------------------------------------------
 
@@ -68,6 +82,34 @@ ADDR_ADMIN = Setting(
     "127.0.0.1:9883",
     "listeners for /healthz, /readyz and /metrics; blank: none",
 )
+ADDR_WS = Setting("addrWs", "TSTACK_ADDR_WS", addresses, "", "WebSocket listeners (path /mqtt); blank: none")
+ADDR_WSS = Setting("addrWss", "TSTACK_ADDR_WSS", addresses, "", "secure WebSocket listeners (path /mqtt); blank: none")
+ADDR_UNIX = Setting("addrUnix", "TSTACK_ADDR_UNIX", str, "", "path of a Unix socket to listen on; blank: none")
+UNIX_MODE = Setting(
+    "unixmode", "TSTACK_UNIX_MODE", octal, "0660", "mode of that socket: who may write to it may connect"
+)
+ORIGINS = Setting(
+    "origins", "TSTACK_ORIGINS", words, "",
+    "origins of web pages that may connect by WebSocket, as in 'https://app.example.org'; *: all; pages of the broker's own "
+    "host and clients that are no browsers always may",
+)  # fmt: skip
+PROXY_PROTOCOL = Setting(
+    "proxyprotocol", "TSTACK_PROXY_PROTOCOL", words, "",
+    "listeners (of mqtt, mqtts, ws, wss, unix) whose connections come from proxies, and begin with a PROXY protocol header, "
+    "version 1 or 2; all others are refused there",
+)  # fmt: skip
+TRUST_PROXIES = Setting(
+    "trustproxies", "TSTACK_TRUST_PROXIES", networks, "",
+    "addresses and networks of those proxies, as in '10.0.0.0/8 ::1'",
+)  # fmt: skip
+CRL_FILE = Setting(
+    "crlfile", "TSTACK_CRL_FILE", str, "",
+    "certificate revocation lists in PEM that client certificates are checked against, beside what tuser has revoked",
+)  # fmt: skip
+SNI_CERTIFICATES = Setting(
+    "snicerts", "TSTACK_SNI_CERTIFICATES", pairs, "",
+    "further server certificates, as in 'a.crt:a.key b.crt:b.key', for clients that ask for a name in one of them",
+)  # fmt: skip
 AUTHENTICATION = Setting(
     "authentication", "TSTACK_AUTHENTICATION", boolean, "true",
     "false lets everybody in with every right (but $-topics): for tests on a closed machine only",
@@ -205,7 +247,8 @@ RIGHTS = Setting(
 
 TSERVE: tuple[Setting[Any], ...] = (
     ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, LIMITS, TRUSTED_NETWORKS,
-    *CERTIFICATES, *STORE, *LOGGING
+    ADDR_WS, ADDR_WSS, ADDR_UNIX, UNIX_MODE, ORIGINS, PROXY_PROTOCOL, TRUST_PROXIES, CRL_FILE, SNI_CERTIFICATES,
+    *CERTIFICATES, *STORE, *LOGGING,
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,

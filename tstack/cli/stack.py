@@ -62,6 +62,7 @@ async def _serve(life: service.Life, values: Values) -> int:
         await parts.enter_async_context(opened(store, values[declared.STORE_WAIT], life.stopping))
         await broker.start()
         parts.push_async_callback(broker.stop)
+        life.on_reload(broker.reload)
         key, fresh = _registration_key(values)
         values = values.replaced(declared.REG_KEY, key)
         if not values[declared.MQTT_URL]:
@@ -125,8 +126,16 @@ def _broker_url(broker: Broker) -> str:
 def _greet(values: Values, broker: Broker, registration: Registration, key: str, fresh: bool) -> None:
     """Say what is listened on and, at the first start, what to try."""
     say: list[str] = ["", "tstack is up:"]
-    names = {"mqtt": "MQTT, plain", "mqtts": "MQTT over TLS", "http": "health and metrics"}
+    names = {
+        "mqtt": "MQTT, plain",
+        "mqtts": "MQTT over TLS",
+        "ws": "WebSocket",
+        "wss": "secure WebSocket",
+        "http": "health and metrics",
+    }
     say += [f"  {names[scheme]:20} {scheme}://{where}" for scheme, where in broker.addresses]
+    if broker.options.unix is not None:
+        say.append(f"  {'MQTT, Unix socket':20} {broker.options.unix}")
     say += [f"  {'registration':20} {url}" for url in registration.urls]
     if fresh:
         device = Path(values[declared.DATA_DIR]) / "device"
