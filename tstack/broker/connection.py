@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
         unread = (
             channel.waiting_for is not None
             or self._authentication is not None
+            or (channel.held is not None and len(channel.held) > self._broker.limits.receive_maximum)
             or (self._blocked and len(out) > OWED)
         )  # fmt: skip
         if unread != (channel.unread_since != 0.0):
