@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
-from tstack.mqtt.errors import MalformedError, MqttError
+from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
 from tstack.routing import answers
@@ -73,6 +73,8 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
+        if not topic and session.version >= 5:
+            raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         if len(topic) > self.limits.topic_bytes:
             raise MqttError("the topic name is too long", ReasonCode.TOPIC_NAME_INVALID)
         topics.check_topic(text, self.limits.topic_levels)

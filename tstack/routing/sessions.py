@@ -261,6 +261,8 @@ class Sessions:
         if channel.version >= 5:
             asked = channel.connect.properties.maximum_packet_size if channel.connect is not None else None
             limit = asked or 0
+            if channel.connect is not None and channel.connect.properties.request_problem_information == 0:
+                told = ""
             for text in (told, "") if told else ("",):
                 words = Properties()
                 words.reason_string = text[:MAX_REASON] or None
