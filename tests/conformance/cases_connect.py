@@ -231,7 +231,7 @@ case("a delayed will is sent when its session ends", "3.1.2-8")(
 )  # fmt: skip
 WILL_SAYS = (
     b"\x01\x01\x02\x00\x00\x00\x3c\x03\x00\x01t\x08\x00\x01r\x09\x00\x01\x00"
-     b"\x26\x00\x01b\x00\x011\x26\x00\x01a\x00\x012"
+    b"\x26\x00\x01b\x00\x011\x26\x00\x01a\x00\x012"
 )
 case("what a will says of itself travels with it", "3.1.3-10 3.3.2-4 3.3.2-6")(
     lambda k: [

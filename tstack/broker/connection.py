@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
+from tstack.broker.enhanced import ScramLogin
 from tstack.mqtt.codes import ReasonCode
 from tstack.routing import outlet
 from tstack.routing.channel import Channel
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
         if channel is None:
             return
         channel.receive(data)
-        if channel.state == outlet.AUTHENTICATING and self._authentication is None:
+        if channel.state == outlet.AUTHENTICATING and self._authentication is None and channel.exchange is None:
             self._authenticate(channel)
         self._broker.flush()
 
@@ -142,6 +143,13 @@ class Connection(asyncio.Protocol):
 
     def _authenticate(self, channel: Channel) -> None:
         """Find out who it is, beside the event loop; nothing more is read from this client meanwhile."""
+        connect = channel.connect
+        if connect is not None and self._broker.offers(connect):
+            exchange = ScramLogin(self._broker, connect)
+            channel.exchange = exchange
+            exchange.begin(channel)
+            channel.proceed()
+            return
         certificate = None
         assert self._transport is not None
         tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
