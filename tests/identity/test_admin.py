@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tstack.errors import Failure
-from tstack.identity import admin
+from tstack.identity import admin, scram
 from tstack.identity.passwords import check_password, hash_password
 from tstack.identity.revoked import REVOKED_PREFIX, Revocation, revoked_key
 from tstack.identity.rights import MAX_RIGHTS
@@ -139,8 +139,10 @@ async def test_add_or_replace_keeps_what_it_does_not_set(store: Store) -> None:
     new = await admin.add_or_replace_user(store, "a", "other", ["b/#", "c"], cost=4)
     assert check_password(b"other", new.password)
     assert new == replace(
-        old, password=new.password, rights=("b/#", "c"), publish=None, changed=new.changed, revision=new.revision
-    )
+        old, password=new.password, rights=("b/#", "c"), publish=None, changed=new.changed, revision=new.revision,
+        scram=new.scram,
+    )  # fmt: skip
+    assert scram.is_of(new.scram, "other")
 
 
 async def test_add_or_replace_writes_nothing_when_nothing_changes(store: Store) -> None:

@@ -20,6 +20,9 @@ from tstack.routing.session import Session
 
 NOTHING = Permissions((), ())
 
+QUIET = b"\x17\x00"
+"""Request Problem Information 0: what a 5.0 client says here unless it says something else, so that answers have one form."""
+
 
 def rights(
     *filters: str, publish: tuple[str, ...] | None = None, subscribe: tuple[str, ...] | None = None
@@ -75,7 +78,7 @@ def connect(
     will: Will | None = None,
     username: str | None = None,
     password: bytes | None = None,
-    properties: bytes = b"",
+    properties: bytes = QUIET,
 ) -> bytes:
     """CONNECT."""
     flags = (2 if clean else 0) | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
@@ -252,7 +255,7 @@ class World:
         clean: bool = True,
         keep_alive: int = 0,
         will: Will | None = None,
-        properties: bytes = b"",
+        properties: bytes = QUIET,
     ) -> Line:
         """A connection that has sent its CONNECT and read its CONNACK; what came behind that is still to be read."""
         line = self.open(user)

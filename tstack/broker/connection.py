@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from tstack.broker.authentication import Refusal
+from tstack.broker.enhanced import ScramLogin
 from tstack.env import Address
 from tstack.identity.bans import address_key
 from tstack.mqtt.codes import ReasonCode
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
         if channel is None:
             return
         channel.receive(data)
-        if channel.state == outlet.AUTHENTICATING and self._authentication is None:
+        if channel.state == outlet.AUTHENTICATING and self._authentication is None and channel.exchange is None:
             self._authenticate(channel)
         self._broker.flush()
 
@@ -126,6 +127,7 @@ class Connection(asyncio.Protocol):
             channel.waiting_for is not None
             or channel.resting
             or self._authentication is not None
+            or (channel.held is not None and len(channel.held) > self._broker.limits.receive_maximum)
             or (self._blocked and len(out) > OWED)
         )  # fmt: skip
         if unread != (channel.unread_since != 0.0):
@@ -165,6 +167,13 @@ class Connection(asyncio.Protocol):
 
     def _authenticate(self, channel: Channel) -> None:
         """Find out who it is, beside the event loop; nothing more is read from this client meanwhile."""
+        connect = channel.connect
+        if connect is not None and self._broker.offers(connect):
+            exchange = ScramLogin(self._broker, self, connect)
+            channel.exchange = exchange
+            exchange.begin(channel)
+            channel.proceed()
+            return
         certificate = None
         assert self._transport is not None
         tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")

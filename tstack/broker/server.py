@@ -25,6 +25,7 @@ from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
 from tstack.identity.rights import EVERYTHING, Permissions
+from tstack.identity.scram import METHOD
 from tstack.identity.users import User
 from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
@@ -284,6 +285,10 @@ class Broker:
                 logging.INFO, "%s (client %s, %s) is gone: %s",
                 session.user, clean(session.client_id), channel.peer, clean(channel.reason) or "connection lost",
             )  # fmt: skip
+
+    def offers(self, connect: Connect) -> bool:
+        """Is this a CONNECT with an authentication method that we know?"""
+        return self.options.authentication and connect.properties.authentication_method == METHOD
 
     def accepted(self, channel: Channel, who: Who) -> None:
         """Who it is has been found out."""

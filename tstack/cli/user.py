@@ -23,7 +23,7 @@ from tstack.cli.user_view import Answer, certificate, described, public, said, t
 from tstack.env import Setting, Values
 from tstack.errors import Failure, UsageError
 from tstack.identity import admin
-from tstack.identity.passwords import DEVICE_COST, PERSON_COST, generate_password, hash_password
+from tstack.identity.passwords import DEVICE_COST, PERSON_COST, generate_password, hash_password, scram_verifier
 from tstack.identity.users import User
 from tstack.logs import clean
 from tstack.store.interface import Store
@@ -227,7 +227,7 @@ def _add(name: str, values: Values, flags: argparse.Namespace) -> Work:
     )  # fmt: skip
     admin.check_user(user)
     password, cost, made_up = _password(values, flags)
-    user = replace(user, password=_hash(password, cost))
+    user = replace(user, password=_hash(password, cost), scram=scram_verifier(password, cost))
 
     async def work(store: Store) -> Answer:
         made = await admin.create_user(store, user, reuse=flags.reuse)
@@ -241,10 +241,10 @@ def _add(name: str, values: Values, flags: argparse.Namespace) -> Work:
 def _passwd(name: str, values: Values, flags: argparse.Namespace) -> Work:
     admin.check_user(User(name))
     password, cost, made_up = _password(values, flags)
-    hash_ = _hash(password, cost)
+    hash_, scram = _hash(password, cost), scram_verifier(password, cost)
 
     async def work(store: Store) -> Answer:
-        user = await admin.set_password(store, name, hash_)
+        user = await admin.set_password(store, name, hash_, scram)
         return with_password(said(user, "has a new password"), password if made_up else None)
 
     return work

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tstack.errors import Failure
-from tstack.identity.passwords import MAX_COST, PERSON_COST, check_password, hash_password, is_hash
+from tstack.identity.passwords import MAX_COST, PERSON_COST, check_password, hash_password, is_hash, scram_verifier
 from tstack.identity.revoked import Revocation, revoked_key
 from tstack.identity.rights import MAX_RIGHTS, check_right
+from tstack.identity.scram import is_of
 from tstack.identity.users import MAX_CERTIFICATES, USER_PREFIX, User, now_text, serial_text, user_key
 from tstack.store.interface import MAX_VALUE, Item, Put, Store
 
@@ -100,17 +101,20 @@ async def add_or_replace_user(
     check_user(User(name, rights=tuple(rights)))
     try:
         hash_ = await asyncio.to_thread(hash_password, password, cost)
+        fresh = await asyncio.to_thread(scram_verifier, password, cost)
     except ValueError as error:
         raise Failure(str(error), "choose another password") from None
     for attempt in range(ATTEMPTS):
         over = await store.get(_key(name))
         old = None if over is None else _decode_or_warn(over)
         if old is None or old.deleted:
-            new = User(name, hash_, tuple(rights), created=now_text())
+            new = User(name, hash_, tuple(rights), created=now_text(), scram=fresh)
         else:
             same = await asyncio.to_thread(check_password, password.encode(), old.password)
             kept = old.password if same else hash_
-            new = replace(old, password=kept, rights=tuple(rights), publish=None, subscribe=None)
+            known = same and await asyncio.to_thread(is_of, old.scram, password)
+            verifier = old.scram if known else fresh
+            new = replace(old, password=kept, scram=verifier, rights=tuple(rights), publish=None, subscribe=None)
             if new == old:
                 return old
         written = await _write(store, replace(new, changed=now_text()), over)
@@ -120,10 +124,13 @@ async def add_or_replace_user(
     raise _too_busy(name)
 
 
-async def set_password(store: Store, name: str, password_hash: bytes) -> User:
-    """Give a user another password (see `passwords.hash_password`); b"": no login by password any more."""
+async def set_password(store: Store, name: str, password_hash: bytes, scram: str = "") -> User:
+    """Give a user another password (see `passwords.hash_password`); b"": no login by password any more.
+
+    `scram` is the same password's verifier (`passwords.scram_verifier`); without it there is no login by SCRAM.
+    """
     _check_hash(password_hash)
-    return await _change(store, name, lambda user: replace(user, password=password_hash))
+    return await _change(store, name, lambda user: replace(user, password=password_hash, scram=scram))
 
 
 async def set_rights(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from tstack.identity import scram
 from tstack.identity.passwords import Verifier
 from tstack.identity.revoked import REVOKED_PREFIX, Revocation
 from tstack.identity.rights import Permissions
@@ -125,6 +126,21 @@ class Directory:
             raise Refused("unknown")
         if user.certificates and serial not in user.certificates:
             raise Refused("certificate")
+        return _let_in(user)
+
+    def scram(self, name: str) -> scram.Verifier:
+        """What a SCRAM client is checked against; for a user that cannot log in this way, something that looks like it."""
+        user = self.users.get(name)
+        if user is not None and user.scram and not user.deleted:
+            with contextlib.suppress(ValueError):
+                return scram.read_verifier(user.scram)
+        return scram.decoy(name)
+
+    def let_in(self, name: str) -> User:
+        """A user who has shown who it is. Raises `Refused`."""
+        user = self.users.get(name)
+        if user is None:
+            raise Refused("unknown")
         return _let_in(user)
 
     def may_publish(self, name: str, topic: str) -> bool:

@@ -23,6 +23,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import bcrypt
 
+from tstack.identity.scram import DEVICE_ROUNDS, PERSON_ROUNDS, make_verifier
+
 MAX_PASSWORD_BYTES = 72
 """bcrypt reads no more; a longer one is refused rather than cut."""
 
@@ -70,6 +72,17 @@ def hash_password(password: str, cost: int = PERSON_COST) -> bytes:
     if not 4 <= cost <= MAX_COST:
         raise ValueError(f"a cost of {cost} is not between 4 and {MAX_COST}")
     return bcrypt.hashpw(data, bcrypt.gensalt(cost))
+
+
+def scram_verifier(password: str, cost: int = PERSON_COST) -> str:
+    """The SCRAM verifier of a password, as dear as the bcrypt hash of that cost is meant to be; "" where SCRAM forbids it.
+
+    Blocks for as long as a check does.
+    """
+    try:
+        return make_verifier(password, DEVICE_ROUNDS if cost <= DEVICE_COST else PERSON_ROUNDS)
+    except ValueError:
+        return ""
 
 
 def generate_password() -> str:

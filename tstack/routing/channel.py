@@ -20,7 +20,7 @@ from until there is room (`waiting_for`), or until the patience for it is used u
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tstack.mqtt.codes import PacketType, ReasonCode
 from tstack.mqtt.connect import Connect, refusal
@@ -34,9 +34,9 @@ from tstack.mqtt.errors import (
     TopicAliasInvalid,
 )
 from tstack.mqtt.framing import MAX_PACKET, read_header
-from tstack.mqtt.packets import Disconnect, Publish, Subscribe, Unsubscribe
-from tstack.routing import acknowledgements
-from tstack.routing.message import Message
+from tstack.mqtt.packets import Auth, Disconnect, Publish, Subscribe, Unsubscribe
+from tstack.routing import acknowledgements, answers
+from tstack.routing.message import Message, is_text
 from tstack.routing.outlet import AUTHENTICATING, CLOSED, NEW, OPEN, Carrier, Outlet
 from tstack.routing.session import Session
 
@@ -48,12 +48,26 @@ HEADER: Final = 5
 """Bytes of a fixed header at most: `Limits.packet` is what may follow it."""
 
 
+class Exchange(Protocol):
+    """Enhanced authentication of one connection (5.0, section 4.12); somebody above knows how it goes."""
+
+    method: str
+    """The name of the method, as the CONNECT had it."""
+    final: bytes
+    """What the CONNACK says to the client when it is let in."""
+
+    def receive(self, channel: Channel, packet: Auth) -> None:
+        """An AUTH came, of this method: answer it. Before the CONNACK it is part of the login, later a new one."""
+        ...
+
+
 class Channel(Outlet):
     """See the module."""
 
     __slots__ = (
-        "_chunks", "_have", "_need", "aliases", "connect", "generation", "keep_alive", "last_seen", "peer", "reason",
-        "refusing", "remembered", "resting", "routes", "session", "unread_since", "version", "waiting_for", "waiting_since",
+        "_chunks", "_have", "_need", "aliases", "connect", "exchange", "generation", "keep_alive", "last_seen", "peer",
+        "reason", "refusing", "remembered", "resting", "routes", "session", "unread_since", "version", "waiting_for",
+        "waiting_since",
         "will_wanted",
     )  # fmt: skip
 
@@ -64,6 +78,8 @@ class Channel(Outlet):
         self.version = 4
         self.connect: Connect | None = None
         """The CONNECT while it is being judged."""
+        self.exchange: Exchange | None = None
+        """How the client proves who it is by AUTH packets; None when its CONNECT named no method."""
         self.session: Session | None = None
         self.routes: dict[bytes, Route] = {}
         self.remembered = 0
@@ -136,6 +152,8 @@ class Channel(Outlet):
                 self._packets(data, 0)
             elif self.state == NEW:
                 self._first_packet(data)
+            elif self.state == AUTHENTICATING and self.exchange is not None:
+                self._exchanged(data)
             elif self.state != CLOSED:
                 self._keep(data, 0, 1 << 30)
         except MqttError as error:
@@ -152,12 +170,41 @@ class Channel(Outlet):
             return
         try:
             self.connect = Connect.decode(data[0] & 15, data[body:stop])
+            if self.connect.version >= 5:
+                read_header(data, 0, stop, MAX_PACKET, 5)  # 5.0 [MQTT-1.5.5-1]: known only now
         except MqttError as error:
+            if self.connect is not None:
+                error.version = self.connect.version
             self.out.append(refusal(error))
             raise
         self.version = self.connect.version
         self.state = AUTHENTICATING
         self._keep(data, stop, 1 << 30)
+
+    def _exchanged(self, data: bytes) -> None:
+        """Before the CONNACK: AUTH or DISCONNECT, and nothing else [MQTT-3.1.2-30]."""
+        first, body, length = read_header(data, 0, len(data), self.router.limits.packet_before_login, self.version)
+        stop = body + length
+        if length < 0 or stop > len(data):
+            self._keep(data, 0, len(data) + 1 if length < 0 else stop)
+            return
+        self._keep(data, stop, 1)
+        if first >> 4 == PacketType.AUTH:
+            self._authenticate(Auth.decode(first & 15, data[body:stop], self.version))
+        elif first >> 4 == PacketType.DISCONNECT:
+            self.close("disconnected")
+        else:
+            raise ProtocolViolation("a packet between CONNECT and CONNACK that is not AUTH")
+        if self.state == AUTHENTICATING:
+            self.proceed()
+
+    def _authenticate(self, packet: Auth) -> None:
+        """AUTH: only from a client that named a method, and with that method [MQTT-4.12.0-5, -7], [MQTT-4.12.1-1]."""
+        if self.exchange is None:
+            raise ProtocolViolation("an AUTH, and the CONNECT named no authentication method")
+        if packet.properties.authentication_method != self.exchange.method:
+            raise ProtocolViolation("an AUTH with another authentication method")
+        self.exchange.receive(self, packet)
 
     def _packets(self, data: bytes, pos: int) -> None:
         """Every packet in `data` from `pos` on."""
@@ -331,6 +378,7 @@ class Channel(Outlet):
                 channel.dirty = True
                 router.dirty.append(channel)
         if self.held:
+            self._check_quota()
             self.hold(b"\x40\x02" + pid)
         else:
             self.put(b"\x40\x02" + pid)
@@ -354,6 +402,8 @@ class Channel(Outlet):
             return
         topic = packet.topic.encode()
         if self.version >= 5:
+            if packet.properties.subscription_identifiers:
+                raise ProtocolViolation("a subscription identifier from a client")  # [MQTT-3.3.4-6]
             topic = self._aliased(packet, topic)
         route = self.routes.get(topic)
         if route is None:
@@ -362,10 +412,11 @@ class Channel(Outlet):
             router.counters.messages_received += 1
             self._forbidden(route.topic, pid, packet.qos)
             return
-        if packet.qos == 2 and len(session.received or ()) >= router.limits.receive_maximum:
-            router.counters.hit("receive_maximum")
-            # [MQTT-3.3.4-9]; 3.1.1 has no word for it, and the state is bounded as well
-            raise ReceiveMaximumExceeded("too many QoS 2 messages that were not released")
+        if packet.qos:
+            self._check_quota(packet.qos)
+        if packet.properties.payload_format_indicator and not self._is_as_it_says(packet, pid):
+            router.counters.messages_received += 1
+            return
         message = router.message(packet, topic, session)
         if packet.qos:
             full = router.full(route)
@@ -377,7 +428,7 @@ class Channel(Outlet):
         before = journal.changes if journal is not None else 0
         if packet.retain and not router.retain(message):
             if self.version >= 5 and packet.qos:
-                self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED)
+                self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="no room for a retained message")
                 return
             router.counters.drop("no room for retained")
         router.deliver(message, route, room=True)
@@ -388,7 +439,33 @@ class Channel(Outlet):
             if journal is not None:
                 journal.received(session, pid, True)
         if packet.qos:
-            self._answer(packet.qos, pid, 0, journal is not None and journal.changes != before)
+            nobody = self.version >= 5 and not route.targets and not route.groups
+            code = ReasonCode.NO_MATCHING_SUBSCRIBERS if nobody else 0
+            self._answer(packet.qos, pid, code, journal is not None and journal.changes != before)
+
+    def _check_quota(self, qos: int = 1) -> None:
+        """Has the client as many messages under way as it may have [MQTT-3.3.4-7]? One counts until its last answer is sent.
+
+        3.1.1 has no word for it: there QoS 2 is bounded all the same, since an identifier is kept for each.
+        """
+        session = self.session
+        assert session is not None
+        under_way = len(session.received or ()) + (self.held_answers if self.version >= 5 else 0)
+        if under_way >= self.router.limits.receive_maximum and (qos == 2 or self.version >= 5):
+            self.router.counters.hit("receive_maximum")
+            raise ReceiveMaximumExceeded("more messages under way than the receive maximum")
+
+    def _is_as_it_says(self, packet: Publish, pid: bytes) -> bool:
+        """Is a payload text that says so? If not, it is refused (5.0, section 3.3.2.3.2)."""
+        if not self.router.limits.check_payload_format or is_text(packet.payload):
+            return True
+        self.router.counters.publishes_refused += 1
+        error = MqttError("the payload is not UTF-8, as its format indicator says", ReasonCode.PAYLOAD_FORMAT_INVALID)
+        if pid:
+            self._answer(packet.qos, pid, error.code, reason=str(error))
+        else:
+            self.fail(error)
+        return False
 
     def _aliased(self, packet: Publish, topic: bytes) -> bytes:
         """The topic, by its alias where it was left out [MQTT-3.3.2-7 to -12]."""
@@ -409,10 +486,10 @@ class Channel(Outlet):
             raise ProtocolViolation("the topic alias was never set")
         return self.aliases[alias]
 
-    def _answer(self, qos: int, pid: bytes, code: int, durable: bool = False) -> None:
+    def _answer(self, qos: int, pid: bytes, code: int, durable: bool = False, reason: str = "") -> None:
         """PUBACK or PUBREC, in the order of the PUBLISH packets [MQTT-4.6.0-2, -3]; `durable`: not before that is so."""
-        kind = b"\x40" if qos == 1 else b"\x50"
-        packet = kind + b"\x02" + pid if not code else kind + b"\x03" + pid + bytes((code,))
+        kind = 0x40 if qos == 1 else 0x50
+        packet = answers.acknowledgement(self, kind, pid, code, reason) if code else bytes((kind, 2)) + pid
         if durable or self.held:
             self.hold(packet)
         else:
@@ -439,7 +516,7 @@ class Channel(Outlet):
         """
         self.router.counters.publishes_refused += 1
         if self.version >= 5 and pid:
-            self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED)
+            self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED, reason="may not publish there")
         else:
             self.fail(MqttError(f"may not publish to {topic}", ReasonCode.NOT_AUTHORIZED))
 
@@ -455,7 +532,7 @@ class Channel(Outlet):
         self.refusing = None
         self.router.counters.publishes_refused += 1
         if self.version >= 5:
-            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED)
+            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="a receiver has no room")
         else:
             self.fail(QuotaExceeded("a receiver has no room for the message"))
 
@@ -489,6 +566,8 @@ class Channel(Outlet):
             self.put(b"\xd0\x00")  # [MQTT-3.12.4-1]
         elif kind == PacketType.DISCONNECT:
             self._disconnect(Disconnect.decode(first & 15, body, self.version))
+        elif kind == PacketType.AUTH and self.version >= 5:
+            self._authenticate(Auth.decode(first & 15, body, self.version))
         elif kind == PacketType.CONNECT:
             raise ProtocolViolation("a second CONNECT")  # [MQTT-3.1.0-2]
         else:
@@ -502,7 +581,7 @@ class Channel(Outlet):
             if expiry and not self.session.expiry:
                 raise ProtocolViolation("a session expiry was set that was 0 at CONNECT")  # [MQTT-3.14.2-2]
             self.session.expiry = min(float(expiry), self.router.limits.session_expiry)
-        self.will_wanted = packet.reason_code == ReasonCode.DISCONNECT_WITH_WILL_MESSAGE
+        self.will_wanted = packet.reason_code != ReasonCode.NORMAL_DISCONNECTION  # [MQTT-3.1.2-8], [MQTT-3.14.4-3]
         self.close("disconnected")
 
     # -- the end -----------------------------------------------------------------------------------------------------------
@@ -512,14 +591,14 @@ class Channel(Outlet):
         if isinstance(error, PacketTooLarge):
             self.router.counters.hit("packet" if self.state == OPEN else "packet_before_login")
         self.router.offence(self, error)
-        self.close(str(error), error.code)
+        self.close(str(error), error.code, str(error))
 
-    def close(self, reason: str, code: int = 0) -> None:
-        """Close: nothing more is read. A 5.0 client that is connected is told the code, when there is one."""
+    def close(self, reason: str, code: int = 0, told: str = "") -> None:
+        """Close: nothing more is read. A 5.0 client that is connected is told the code, when there is one, and `told`."""
         if self.state == CLOSED:
             return
         if code and self.version >= 5 and self.state == OPEN:
-            self.out.append(Disconnect(code).encode(self.version))
+            self.out.append(answers.disconnect(self, code, told))
         self.state = CLOSED
         self.reason = reason
         self._chunks = None

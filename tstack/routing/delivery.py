@@ -17,13 +17,15 @@ RELEASED: Final = 2
 class Delivery:
     """One message for one session at QoS 1 or 2; `first` is the first byte of the PUBLISH that it is sent as."""
 
-    __slots__ = ("batch", "first", "identifiers", "message", "number", "pid", "sequence", "state")
+    __slots__ = ("batch", "first", "identifiers", "message", "number", "pid", "sequence", "share", "state")
 
     def __init__(self, message: Message, first: int, identifiers: bytes) -> None:
         self.message = message
         self.first = first
         self.identifiers = identifiers
         """Encoded subscription identifiers, for a 5.0 receiver."""
+        self.share: tuple[str, str] | None = None
+        """Group and filter of the shared subscription that it is for."""
         self.number = 0
         """The message's number in the journal."""
         self.pid = b""

@@ -64,7 +64,7 @@ class Limits:
     """QoS 1 and 2 messages that a client has been sent and not acknowledged; a 5.0 client may ask for fewer."""
 
     receive_maximum: int = 1000
-    """QoS 2 messages that a client has begun and not released; told to 5.0 clients as their receive maximum."""
+    """QoS 1 and 2 messages of a client that are not acknowledged to the end; told to 5.0 clients as their receive maximum."""
 
     queue_messages: int = 100_000
     """Messages that wait for a session beyond those in flight."""
@@ -102,7 +102,10 @@ class Limits:
     """Topics and receivers of these that one connection remembers: beyond it its memory starts anew."""
 
     topic_aliases: int = 32
-    """Topic aliases that a 5.0 client may set on one connection."""
+    """Topic aliases that a 5.0 client may set on one connection, and that it is sent at most."""
+
+    check_payload_format: bool = True
+    """Refuse a message that says it is UTF-8 text and is not (0x99): a receiver may rely on what is said."""
 
     will_delay: float = 3600.0
     """How long a will can be delayed, at most."""

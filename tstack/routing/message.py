@@ -24,6 +24,15 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def is_text(payload: bytes) -> bool:
+    """Is it UTF-8, as a payload format indicator of 1 says? (5.0, section 3.3.2.3.2)"""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def publish_head(first: int, topic: bytes, rest: int) -> bytes:
     """The bytes of a PUBLISH up to the end of the topic name, where `rest` bytes follow."""
     return bytes((first,)) + varint(2 + len(topic) + rest) + U16[len(topic)] + topic
@@ -78,7 +87,7 @@ class Message:
         properties = self.properties + identifiers
         if self.expires:
             # [MQTT-3.3.2-6] the expiry that is sent is the one received less the time waited here
-            properties = b"\x02" + max(1, int(self.expires - now)).to_bytes(4, "big") + properties
+            properties = b"\x02" + max(0, round(self.expires - now)).to_bytes(4, "big") + properties
         length = varint(len(properties)) if properties else NO_PROPERTIES
         rest = len(pid) + len(length) + len(properties) + len(self.payload)
         return self._head_for(first, rest) + pid + length + properties + self.payload

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tstack.routing.deadlines import Timed
 
 if TYPE_CHECKING:
+    from tstack.routing.aliases import Aliases
     from tstack.routing.router import Router
     from tstack.routing.session import Session
 
@@ -31,7 +32,10 @@ class Carrier(Protocol):
 class Outlet(Timed):
     """The sending half of a channel, and its state."""
 
-    __slots__ = ("carrier", "dirty", "held", "out", "peer_packet_limit", "room", "router", "state")
+    __slots__ = (
+        "carrier", "dirty", "held", "held_answers", "out", "peer_aliases", "peer_packet_limit", "room", "router", "state",
+        "tells_problems",
+    )  # fmt: skip
 
     def __init__(self, router: Router, carrier: Carrier | None) -> None:
         super().__init__()
@@ -43,9 +47,15 @@ class Outlet(Timed):
         """Bytes of messages that may be added to `out` before the next flush: then QoS 0 is dropped, the rest waits."""
         self.held: deque[tuple[int, bytes]] | None = None
         """Packets that must not be said before a batch of the journal is durable, with its number, in their order."""
+        self.held_answers = 0
+        """Acknowledgements among these: messages that count against the client's quota (5.0, section 4.9)."""
         self.dirty = False
         self.peer_packet_limit = 0
         """The client's Maximum Packet Size; 0 for none."""
+        self.peer_aliases: Aliases | None = None
+        """The topic aliases that we may use; None without."""
+        self.tells_problems = True
+        """May answers say in words what went wrong [MQTT-3.1.2-29]?"""
 
     def put(self, packet: bytes) -> None:
         """Send a packet that must not be lost: its number is bounded elsewhere."""
@@ -64,6 +74,8 @@ class Outlet(Timed):
         if self.held is None:
             self.held = deque()
         self.held.append((ticket, packet))
+        if packet[0] == 0x40 or packet[0] == 0x70:
+            self.held_answers += 1
         journal.holding.add(self)
 
     def hold_for(self, session: Session, packet: bytes) -> None:
@@ -79,7 +91,10 @@ class Outlet(Timed):
         if held is None or self.state == CLOSED:
             return True
         while held and held[0][0] <= committed:
-            self.put(held.popleft()[1])
+            packet = held.popleft()[1]
+            if packet[0] == 0x40 or packet[0] == 0x70:
+                self.held_answers -= 1
+            self.put(packet)
         if held:
             return False
         self.held = None
@@ -94,6 +109,8 @@ class Outlet(Timed):
         if self.peer_packet_limit and size > self.peer_packet_limit:
             self.router.counters.drop("packet too large for the client", count)
             return
+        if self.peer_aliases is not None:
+            packet = self.peer_aliases.shorten(packet, self.peer_packet_limit)
         self.room -= size
         self.router.counters.messages_sent += count
         self.put(packet)

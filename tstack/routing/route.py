@@ -56,10 +56,14 @@ class Route:
             session = target.session
             channel = session.channel
             kept = kept or (target.qos > 0 and session.number > 0)
-            if target.identifiers or (channel is not None and channel.peer_packet_limit):
+            if target.identifiers or (
+                channel is not None and (channel.peer_packet_limit or channel.peer_aliases is not None)
+            ):
                 self.special.append(target)
             elif (session.version >= 5) == is_v5:
                 self.near.append(session)
             else:
                 self.far.append(session)
-        self.quick = not (self.far or self.special or self.groups or kept)
+        # a 5.0 publisher is told that nobody receives it
+        nobody = is_v5 and not self.near
+        self.quick = not (self.far or self.special or self.groups or kept or nobody)

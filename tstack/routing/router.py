@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
-from tstack.mqtt.errors import MalformedError, MqttError
+from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
+from tstack.routing import answers
 from tstack.routing.counters import Counters
 from tstack.routing.limits import Limits
 from tstack.routing.message import Message, varint
@@ -28,6 +29,7 @@ from tstack.routing.subscriptions import Subscription, SubscriptionTree
 
 if TYPE_CHECKING:
     from tstack.routing.channel import Channel
+    from tstack.routing.delivery import Delivery
     from tstack.routing.journal import Journal
     from tstack.routing.outlet import Outlet
     from tstack.routing.session import Session
@@ -71,6 +73,8 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
+        if not topic and session.version >= 5:
+            raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
         allowed = session.permissions.may_publish(text) and not text.startswith("$SYS")
         route = Route(text, topic, allowed)
@@ -157,10 +161,32 @@ class Router:
         if member is None:
             self.counters.drop("no member of the shared subscription")
             return
-        self._deliver(message, member.session, member.qos, member.retain_as_published, member.identifier_bytes, room)
+        share = (member.group, member.filter)
+        self._deliver(
+            message, member.session, member.qos, member.retain_as_published, member.identifier_bytes, room, share
+        )
+
+    def hand_over(self, deliveries: list[Delivery]) -> None:
+        """A member of shared subscriptions is gone for good: what it did not acknowledge goes to another (5.0, section 4.8.2).
+
+        A last member has nobody: what it leaves is counted as dropped.
+        """
+        for delivery in deliveries:
+            message = delivery.message
+            if delivery.share is None or (message.expires and message.expires <= self.now):
+                continue
+            group = self.tree.group(*delivery.share)
+            self._deliver_shared(message, group.choose(message.qos, True) if group is not None else None, True)
 
     def _deliver(
-        self, message: Message, session: Session, granted: int, as_published: bool, identifiers: bytes, room: bool
+        self,
+        message: Message,
+        session: Session,
+        granted: int,
+        as_published: bool,
+        identifiers: bytes,
+        room: bool,
+        share: tuple[str, str] | None = None,
     ) -> None:
         qos = min(message.qos, granted)
         retain = as_published and message.retain
@@ -171,7 +197,7 @@ class Router:
                 self.counters.drop("queue full")
                 self.counters.hit(session.full_by())
                 return
-            session.deliver(message, qos, retain, identifiers)
+            session.deliver(message, qos, retain, identifiers, share)
         elif channel is not None:
             packet = message.packet(session.version, 0x31 if retain else 0x30, b"", identifiers, self.now)
             channel.offer(packet, 1)
@@ -227,8 +253,12 @@ class Router:
         identifier = b""
         if channel.version >= 5 and packet.properties.subscription_identifiers:
             identifier = b"\x0b" + varint(packet.properties.subscription_identifiers[0])
-        codes: list[int] = []
+        codes = bytearray()
+        reason = ""
         retained: list[Subscription] = []
+        pid = packet.packet_id.to_bytes(2, "big")
+        if channel.peer_packet_limit:
+            answers.subscribed(channel, 0x90, pid, bytes(len(packet.requests)))  # can it be answered at all?
         for request in packet.requests:
             is_new = request.filter not in session.subscriptions
             try:
@@ -236,6 +266,7 @@ class Router:
             except MqttError as error:
                 if channel.version >= 5:
                     codes.append(error.code)
+                    reason = reason or str(error)
                     self.counters.subscriptions_refused += 1
                     continue
                 if error.code != ReasonCode.NOT_AUTHORIZED and error.code != ReasonCode.QUOTA_EXCEEDED:
@@ -247,10 +278,10 @@ class Router:
             codes.append(subscription.qos)
             if not subscription.group and (request.retain_handling == 0 or (request.retain_handling == 1 and is_new)):
                 retained.append(subscription)  # [MQTT-3.3.1-9, -10, -11]
-        properties = b"\x00" if channel.version >= 5 else b""
-        pid = packet.packet_id.to_bytes(2, "big")
-        body = pid + properties + bytes(codes)
-        answer = b"\x90" + varint(len(body)) + body
+        if channel.version >= 5:
+            answer = answers.subscribed(channel, 0x90, pid, bytes(codes), reason)
+        else:
+            answer = answers.frame(0x90, pid + codes)
         if session.number:
             channel.hold(answer)
         else:
@@ -328,13 +359,16 @@ class Router:
         session = channel.session
         assert session is not None
         codes = bytearray()
+        pid = packet.packet_id.to_bytes(2, "big")
+        if channel.peer_packet_limit:
+            answers.subscribed(channel, 0xB0, pid, bytes(len(packet.filters)))  # can it be answered at all?
         for filter_ in packet.filters:
             known = self.drop_subscription(session, filter_)
             codes.append(0 if known else ReasonCode.NO_SUBSCRIPTION_EXISTED)
-        body = packet.packet_id.to_bytes(2, "big")
         if channel.version >= 5:
-            body += b"\x00" + bytes(codes)
-        channel.put(b"\xb0" + varint(len(body)) + body)
+            channel.put(answers.subscribed(channel, 0xB0, pid, bytes(codes)))
+        else:
+            channel.put(b"\xb0\x02" + pid)
 
     def offence(self, channel: Channel, error: MqttError) -> None:
         """A client did what it must not do."""

@@ -46,10 +46,9 @@ class Session(Timed):
     """See the module. Everything here is plain state; `Channel` and `Router` drive it."""
 
     __slots__ = (
-        "_next", "_owed", "called", "channel", "client_id", "expires_at", "expiry", "identity", "inflight", "limits", "number",
-        "permissions", "queue", "queued_bytes", "received", "room_at", "router", "subscriptions", "user", "version", "waiters",
-        "will",
-        "will_at", "will_delay", "window",
+        "_again", "_next", "_owed", "_shared", "called", "channel", "client_id", "expires_at", "expiry", "identity",
+        "inflight", "limits", "number", "permissions", "queue", "queued_bytes", "received", "room_at", "router",
+        "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts", "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -76,12 +75,18 @@ class Session(Timed):
         """Its number in the journal; 0 when it is not kept there."""
         self._owed: dict[bytes, Delivery] | None = None
         """The deliveries in flight, when the journal keeps them."""
+        self._shared: dict[bytes, Delivery] | None = None
+        """What is in flight at QoS 1 for a shared subscription: another member gets it when the session ends."""
+        self._again: deque[bytes] | None = None
+        """Packet identifiers of what is to be sent again and found no place in a receive maximum that is smaller now."""
         self.queue: deque[Delivery] | None = None
         self.queued_bytes = 0
         self.received: set[bytes] | None = None
         """Packet identifiers of QoS 2 messages that came in and were routed, until their PUBREL [MQTT-4.3.3-2]."""
         self.will: Message | None = None
         self.will_delay = 0.0
+        self.will_lasts: int | None = None
+        """The will's message expiry interval in seconds; it begins when the will is published."""
         self.will_at = 0.0
         self.waiters: deque[Channel] | None = None
         """Publishers that wait for room in the queue, the longest waiting first."""
@@ -111,9 +116,12 @@ class Session(Timed):
 
     # -- messages to the client ------------------------------------------------------------------------------------------
 
-    def deliver(self, message: Message, qos: int, retain: bool, identifiers: bytes) -> None:
+    def deliver(
+        self, message: Message, qos: int, retain: bool, identifiers: bytes, share: tuple[str, str] | None = None
+    ) -> None:
         """Send or queue a message at QoS 1 or 2. The caller has seen to it that there is room."""
         delivery = Delivery(message, 0x30 | qos << 1 | (1 if retain else 0), identifiers)
+        delivery.share = share
         if self.number:
             journal = self.router.journal
             assert journal is not None
@@ -138,10 +146,14 @@ class Session(Timed):
             self._done(delivery)
             return
         self.inflight[pid] = packet
+        if delivery.share is not None and not delivery.first & 0x04:
+            if self._shared is None:
+                self._shared = {}
+            self._shared[pid] = delivery
         channel.room -= len(packet)
         self.router.counters.messages_sent += 1
         if not self.number:
-            channel.put(packet)
+            channel.put(_shortened(channel, packet))
             return
         delivery.pid = pid
         delivery.state = SENT
@@ -155,7 +167,7 @@ class Session(Timed):
             # exactly once: after a crash the same message must go out under the same identifier, or not have gone out
             channel.hold(packet)
         else:
-            channel.put(packet)
+            channel.put(_shortened(channel, packet))
 
     def _done(self, delivery: Delivery) -> None:
         """It is not owed any more."""
@@ -165,12 +177,29 @@ class Session(Timed):
     def _forget(self, pid: bytes) -> None:
         """Take a message out of flight for good."""
         del self.inflight[pid]
+        if self._shared is not None:
+            self._shared.pop(pid, None)
         if self._owed is not None:
             delivery = self._owed.pop(pid, None)
             if delivery is not None:
                 self._done(delivery)
         if self.queue is not None or self.waiters is not None:
             self.pump()
+
+    def let_go(self) -> None:
+        """Forget what is in flight."""
+        self.inflight = {}
+        self._shared = None
+        self._again = None
+
+    def unfinished_shares(self) -> list[Delivery]:
+        """What another member of a shared subscription may take over: QoS 1 in flight, and what was never sent.
+
+        What was sent at QoS 2 is nobody else's [MQTT-4.8.2-5].
+        """
+        found = list(self._shared.values()) if self._shared is not None else []
+        found += [delivery for delivery in self.queue or () if delivery.share is not None]
+        return found
 
     def owed(self) -> Iterator[Delivery]:
         """Every delivery that the journal keeps for this session."""
@@ -213,6 +242,8 @@ class Session(Timed):
         channel = self.channel
         if queue is not None and channel is not None:
             now = self.router.now
+            while self._again and len(self.inflight) - len(self._again) < self.window:
+                self._resend(channel, self._again.popleft())
             while queue and len(self.inflight) < self.window and channel.room > 0:
                 delivery = queue.popleft()
                 message = delivery.message
@@ -222,7 +253,7 @@ class Session(Timed):
                     self._done(delivery)
                     continue
                 self._send(channel, delivery)
-            if not queue:
+            if not queue and not self._again:
                 self.queue = None
         if self.waiters is not None:
             self.wake()
@@ -292,25 +323,44 @@ class Session(Timed):
 
     def resume(self, channel: Channel, old_version: int) -> None:
         """Send again what was not acknowledged, in its order and with DUP set [MQTT-4.4.0-1], then what has waited."""
-        old, self.inflight = self.inflight, {}
-        for pid, packet in old.items():
+        self._again = None
+        window = self.window
+        dropped: list[bytes] = []
+        for pid, packet in self.inflight.items():
             if packet == PUBREL_SENT:
-                self.inflight[pid] = packet
                 channel.hold(b"\x62\x02" + pid)
                 continue
             again = rewritten(packet, old_version, channel.version)
+            self.inflight[pid] = again
             if not self.permissions.may_receive(topic_of(again).decode()):
                 self.router.counters.drop("rights")
-                self.inflight[pid] = again
-                self._forget(pid)
-                continue
-            self.inflight[pid] = again
-            if again[0] & 0x04:
-                channel.hold(bytes((again[0] | 0x08,)) + again[1:])
+                dropped.append(pid)
+            elif channel.peer_packet_limit and len(again) > channel.peer_packet_limit:
+                self.router.counters.drop("packet too large for the client")
+                dropped.append(pid)
+            elif window:
+                window -= 1
+                self._resend(channel, pid)
             else:
-                channel.put(bytes((again[0] | 0x08,)) + again[1:])
-            self.router.counters.messages_sent += 1
+                # [MQTT-3.3.4-9] it may take fewer at a time than before
+                if self._again is None:
+                    self._again = deque()
+                    self.queue = self.queue or deque()  # so that an acknowledgement pumps, and nothing new overtakes
+                self._again.append(pid)
+        for pid in dropped:
+            self._forget(pid)
         self.pump()
+
+    def _resend(self, channel: Channel, pid: bytes) -> None:
+        packet = self.inflight.get(pid)
+        if not packet:
+            return
+        again = bytes((packet[0] | 0x08,)) + packet[1:]
+        if again[0] & 0x04:
+            channel.hold(again)
+        else:
+            channel.put(again)
+        self.router.counters.messages_sent += 1
 
     def forget_forbidden(self) -> None:
         """Take out of the queue what the user may no longer receive."""
@@ -326,6 +376,10 @@ class Session(Timed):
             self._done(delivery)
         self.queue = kept or None
         self.pump()
+
+
+def _shortened(channel: Channel, packet: bytes) -> bytes:
+    return packet if channel.peer_aliases is None else channel.peer_aliases.shorten(packet, channel.peer_packet_limit)
 
 
 def _after_length(packet: bytes) -> int:

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.connect import ConnAck, Connect
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
 from tstack.routing import outlet
+from tstack.routing.aliases import Aliases
+from tstack.routing.answers import MAX_REASON
 from tstack.routing.buckets import Buckets
 from tstack.routing.deadlines import Deadlines
-from tstack.routing.message import Message
+from tstack.routing.message import Message, is_text
 from tstack.routing.session import Permissions, Session
 
 if TYPE_CHECKING:
@@ -92,11 +95,11 @@ class Sessions:
             return False
         try:
             will = self._will_of(connect, user, permissions)
-            client_id = connect.client_id or self._new_client_id()
+            client_id = connect.client_id or self._new_client_id(user)
             self._check_count(user, client_id)
             self._check_takeover(user, client_id)
         except MqttError as error:
-            self.refuse(channel, error.code, str(error))
+            self.refuse(channel, error.code, str(error), str(error))
             return False
         router = self._router
         session = self._sessions.get((user, client_id))
@@ -121,6 +124,7 @@ class Sessions:
         session.identity = identity
         session.version = channel.version
         session.will = will
+        session.will_lasts = connect.will.properties.message_expiry_interval if connect.will is not None else None
         self._attach(channel, session, connect)
         self._note(session)
         if present:
@@ -155,6 +159,12 @@ class Sessions:
             raise MqttError(f"may not leave a will for {will.topic}", ReasonCode.NOT_AUTHORIZED)
         properties = b""
         if connect.version >= 5 and not will.properties.is_empty():
+            if (
+                self._router.limits.check_payload_format
+                and will.properties.payload_format_indicator
+                and not is_text(will.payload)
+            ):
+                raise MqttError("the will's payload is not UTF-8", ReasonCode.PAYLOAD_FORMAT_INVALID)
             kept = Properties()
             kept.payload_format_indicator = will.properties.payload_format_indicator
             kept.content_type = will.properties.content_type
@@ -164,9 +174,13 @@ class Sessions:
             properties = kept.encode_fields()
         return Message(will.topic.encode(), will.payload, will.qos, will.retain, user, properties)
 
-    def _new_client_id(self) -> str:
-        self._assigned += 1
-        return f"auto-{self._token}-{self._assigned}"
+    def _new_client_id(self, user: str) -> str:
+        """One that no session of the user has [MQTT-3.1.3-6], 5.0 [MQTT-3.2.2-16]."""
+        while True:
+            self._assigned += 1
+            client_id = f"auto-{self._token}-{self._assigned}"
+            if (user, client_id) not in self._sessions:
+                return client_id
 
     def _check_count(self, user: str, client_id: str) -> None:
         limits = self._router.limits
@@ -214,6 +228,9 @@ class Sessions:
             if asked.receive_maximum:
                 session.window = min(asked.receive_maximum, limits.inflight)
             channel.peer_packet_limit = asked.maximum_packet_size or 0
+            channel.tells_problems = asked.request_problem_information != 0
+            if asked.topic_alias_maximum and limits.topic_aliases:
+                channel.peer_aliases = Aliases(min(asked.topic_alias_maximum, limits.topic_aliases))
             if connect.will is not None:
                 wanted = connect.will.properties.will_delay_interval or 0
                 session.will_delay = self._capped("will_delay", wanted, limits.will_delay)
@@ -255,18 +272,49 @@ class Sessions:
             told.session_expiry_interval = int(session.expiry)
         if channel.keep_alive and channel.keep_alive != connect.keep_alive * 1.5:
             told.server_keep_alive = int(channel.keep_alive / 1.5)
-        channel.put(ConnAck(present, ReasonCode.SUCCESS, told).encode(channel.version))
+        if connect.properties.request_response_information:
+            told.response_information = self._response_topic(session)
+        if channel.exchange is not None:
+            told.authentication_method = channel.exchange.method  # [MQTT-4.12.0-5]
+            told.authentication_data = channel.exchange.final or None
+        packet = ConnAck(present, ReasonCode.SUCCESS, told).encode(channel.version)
+        if channel.peer_packet_limit and len(packet) > channel.peer_packet_limit:
+            told.response_information = None
+            packet = ConnAck(present, ReasonCode.SUCCESS, told).encode(channel.version)
+            if len(packet) > channel.peer_packet_limit:
+                channel.close("the CONNACK is larger than what the client takes")  # [MQTT-3.1.2-24]
+                return
+        channel.put(packet)
 
-    def refuse(self, channel: Channel, code: int, reason: str) -> None:
-        """CONNACK with a code that says why not, then close [MQTT-3.2.2-5, -7]."""
+    def _response_topic(self, session: Session) -> str | None:
+        """Where answers to the client's requests may be sent: a topic of its own below its user's, if its rights allow that."""
+        topic = f"{session.user}/response/{session.client_id}"
+        try:
+            topics.check_topic(topic, self._router.limits.topic_levels)
+        except MqttError:
+            return None
+        return topic if session.permissions.may_subscribe(topic) else None
+
+    def refuse(self, channel: Channel, code: int, reason: str, told: str = "") -> None:
+        """CONNACK with a code that says why not, then close [MQTT-3.2.2-5, -7]. The client is `told` no more than is good."""
         if channel.state == outlet.CLOSED:
             return
         self._router.counters.connections_refused += 1
-        channel.connect = None
         if channel.version >= 5:
-            channel.put(ConnAck(False, code, Properties()).encode(channel.version))
+            asked = channel.connect.properties.maximum_packet_size if channel.connect is not None else None
+            limit = asked or 0
+            if channel.connect is not None and channel.connect.properties.request_problem_information == 0:
+                told = ""
+            for text in (told, "") if told else ("",):
+                words = Properties()
+                words.reason_string = text[:MAX_REASON] or None
+                packet = ConnAck(False, code, words).encode(channel.version)
+                if not limit or len(packet) <= limit:  # [MQTT-3.2.2-19]
+                    channel.put(packet)
+                    break
         else:
             channel.put(b"\x20\x02\x00" + bytes((V3_CODES.get(ReasonCode(code), 5),)))
+        channel.connect = None
         channel.close(reason)
 
     # -- how it ends -------------------------------------------------------------------------------------------------------
@@ -302,6 +350,8 @@ class Sessions:
         session.will_at = 0.0
         if will is None:
             return
+        if session.will_lasts is not None:
+            will.expires = max(self._router.now + session.will_lasts, 1e-9)  # [MQTT-3.3.2-5]
         if not self._router.policy.may_publish(session.user, will.topic.decode()):
             self._router.counters.drop("rights")
             return
@@ -310,13 +360,14 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget a session: subscriptions, queue, everything [MQTT-3.1.2-6]."""
         router = self._router
+        shares = session.unfinished_shares()
         if router.journal is not None:
             router.journal.end(session)
         for name in list(session.subscriptions):
             router.drop_subscription(session, name)
         session.queue = None
         session.queued_bytes = 0
-        session.inflight = {}
+        session.let_go()
         session.received = None
         session.will = None
         session.expires_at = 0.0
@@ -328,6 +379,8 @@ class Sessions:
             if not mine:
                 del self._by_user[session.user]
         session.wake()
+        if shares:
+            router.hand_over(shares)
 
     # -- what administrators change ----------------------------------------------------------------------------------------
 

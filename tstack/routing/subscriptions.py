@@ -217,6 +217,20 @@ class SubscriptionTree:
             elif parent.children is not None:
                 del parent.children[level]
 
+    def group(self, name: str, filter_: str) -> Group | None:
+        """The members of one share of exactly this filter."""
+        levels = filter_.split("/")
+        deep = levels[-1] == "#"
+        node: Node | None = self._root
+        for level in levels[:-1] if deep else levels:
+            if node is None:
+                return None
+            node = node.plus if level == "+" else node.children.get(level) if node.children else None
+        if node is None:
+            return None
+        groups = node.deep_groups if deep else node.groups
+        return groups.get(name) if groups else None
+
     def match(self, topic: str) -> Matches:
         """Every subscription whose filter matches the topic name; one of a session for each of its matching filters."""
         found = Matches()
