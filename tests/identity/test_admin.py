@@ -158,7 +158,13 @@ async def test_add_or_replace_replaces_what_is_no_user(store: Store, before: byt
     await store.put("/user/a", before)
     made = await admin.add_or_replace_user(store, "a", "pw", ["a/#"], cost=4)
     assert made == User(
-        "a", made.password, ("a/#",), created=made.created, changed=made.changed, revision=made.revision
+        "a",
+        made.password,
+        ("a/#",),
+        created=made.created,
+        changed=made.changed,
+        revision=made.revision,
+        scram=made.scram,
     )
 
 
