@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tstack import __version__
 from tstack.broker import listeners
 from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.journal import DiskJournal
 from tstack.env import Address
 from tstack.errors import Failure
@@ -26,10 +28,12 @@ from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.packets import Connect
-from tstack.pki.certificates import server_context
+from tstack.pki.certificates import load_certificates, server_context
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.routing.router import Router
+from tstack.routing.sys_topics import SysTopics
+from tstack.service import Watchdog
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.broker")
@@ -59,6 +63,8 @@ class Options:
     journal: Path | None = None
     """The journal's file; not needed with the durability none."""
     limits: Limits = field(default_factory=Limits)
+    sys_interval: float = 10.0
+    """Seconds between two rounds of `$SYS/broker/...`; 0: there are none."""
 
 
 class Broker:
@@ -69,7 +75,7 @@ class Broker:
         self.options = options
         self.failure: Failure | None = None
         self._on_failure = on_failure
-        self._journal: DiskJournal | None = None
+        self.journal: DiskJournal | None = None
         self.limits = options.limits
         self.directory = Directory(store, self._user_changed, self._revoked)
         self.authenticator = Authenticator(self.directory, options.authentication)
@@ -80,7 +86,16 @@ class Broker:
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
         self.ready = False
-        self._stopping = False
+        self.stopping = False
+        self.logins = Logins()
+        self.lag = Lag()
+        self.changes = Histogram()
+        """How long after it was written a change of a user had taken effect."""
+        self.certificates: dict[str, float] = {}
+        """When the certificates that are served with end, in seconds since 1970: "server" and "ca"."""
+        self._sys_topics = SysTopics(self.router, __version__, options.sys_interval, memory)
+        self.router.on_interest = self._sys_topics.interest
+        self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._admin = Admin(self)
@@ -98,6 +113,7 @@ class Broker:
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
+            self._sys_topics.start()
             await self._open_journal()
             self._tick()
             for address in self.options.plain:
@@ -123,14 +139,14 @@ class Broker:
     async def _open_journal(self) -> None:
         if self.options.durability == "none" or self.options.journal is None:
             return
-        self._journal = DiskJournal(
+        self.journal = DiskJournal(
             self.options.journal,
             self.router,
             mode=self.options.durability,
             written=self.flush,
             failed=self._journal_failed,
         )
-        await self._journal.open(self._permissions)
+        await self.journal.open(self._permissions)
 
     def _permissions(self, name: str) -> Permissions | None:
         """What a user may do now; None for one that is gone or disabled."""
@@ -151,12 +167,16 @@ class Broker:
         options = self.options
         assert options.cert_file is not None
         assert options.key_file is not None
+        files = {"server": options.cert_file, "ca": options.ca_file}
+        self.certificates = {
+            name: load_certificates(path)[0].not_valid_after_utc.timestamp() for name, path in files.items() if path
+        }
         return server_context(options.cert_file, options.key_file, options.ca_file, client=options.client_certificate)
 
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
         self.ready = False
-        self._stopping = True
+        self.stopping = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
@@ -173,9 +193,9 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
-        if self._journal is not None:
-            await self._journal.close()
-            self._journal = None
+        if self.journal is not None:
+            await self.journal.close()
+            self.journal = None
         await self.directory.stop()
         if self._clock is not None:
             self._clock.cancel()
@@ -186,9 +206,13 @@ class Broker:
         self._clock = loop.call_later(
             TICK, self._tick
         )  # first of all: the clock goes on whatever this tick brings about
-        self.router.now = loop.time()
+        now = self.router.now = loop.time()
+        self.lag.tick(now, now + TICK)
         self.router.sessions.tick()
+        self._sys_topics.tick()
         self.flush()
+        if self.ready:
+            self._watchdog.beat(now, f"{len(self.connections)} connections")
 
     # -- the seam between routing and connections ----------------------------------------------------------------------------
 
@@ -207,18 +231,19 @@ class Broker:
                 router.awake = []
                 for channel in awake:
                     channel.proceed()
-        if self._journal is not None:
-            self._journal.kick()
+        if self.journal is not None:
+            self.journal.kick()
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
-        if self._stopping:
+        if self.stopping:
             return False
         if len(self.connections) >= self.limits.connections:
             self.router.counters.close("too many connections")
             self._quiet.log(logging.WARNING, "refused a connection: there are %d already", len(self.connections))
             return False
         self.connections.add(connection)
+        self.router.counters.sockets += 1
         return True
 
     def gone(self, connection: Connection) -> None:
@@ -286,6 +311,10 @@ class Broker:
             if new.permissions != old.permissions:
                 sessions.reauthorise(name, new.permissions)
         self.flush()
+        if new is not None and self.ready and (old is None or new.changed != old.changed):
+            took = since(new.changed)
+            if took is not None:
+                self.changes.add(took)
 
     def _revoked(self, serial: str) -> None:
         """End the connections that were opened with a certificate."""

@@ -73,5 +73,6 @@ def broker_options(values: Values) -> Options:
         ca_file=Path(ca) if ca else None,
         store_wait=values[declared.STORE_WAIT],
         durability=values[declared.DURABILITY],
+        sys_interval=values[declared.SYS_INTERVAL],
         journal=Path(values[declared.DATA_DIR]) / "journal.db",
     )

@@ -81,6 +81,11 @@ DURABILITY = Setting(
     "disk; interval: kill -9, a loss of power costs a second; none: they live in memory",
 )  # fmt: skip
 
+SYS_INTERVAL = Setting(
+    "sysinterval", "TSTACK_SYS_INTERVAL", seconds, "10s",
+    "how often what has changed under $SYS/broker/ is published, while somebody subscribes to it; 0: never",
+)  # fmt: skip
+
 # -- treg -------------------------------------------------------------------------------------------------------------
 
 REG_KEY = Setting("regkey", "REGISTRATION_KEY", str, "", "the key that a device shows to register", secret=True)
@@ -192,7 +197,7 @@ RIGHTS = Setting(
 # -- by program -------------------------------------------------------------------------------------------------------
 
 TSERVE: tuple[Setting[Any], ...] = (
-    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, *CERTIFICATES, *STORE, *LOGGING
+    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, SYS_INTERVAL, *CERTIFICATES, *STORE, *LOGGING
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,

@@ -432,6 +432,7 @@ class Channel(Outlet):
         5.0 has a word for it; in 3.1.1, and at QoS 0, the connection is closed.
         """
         self.router.counters.publishes_refused += 1
+        self.router.counters.publishes_denied += 1
         if self.version >= 5 and pid:
             self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED)
         else:

@@ -120,6 +120,7 @@ class Session(Timed):
             return
         if self.queue is None:
             self.queue = deque()
+            self.router.sessions.with_queue.add(self)
         self.queue.append(delivery)
         self.queued_bytes += message.size
 
@@ -188,6 +189,7 @@ class Session(Timed):
             else:
                 if self.queue is None:
                     self.queue = deque()
+                    self.router.sessions.with_queue.add(self)
                 self.queue.append(delivery)
                 self.queued_bytes += delivery.message.size
 
