@@ -145,6 +145,8 @@ def _refusals(page: Page, broker: Broker) -> None:
 
 
 def _store(page: Page, broker: Broker) -> None:
+    if not broker.options.authentication:
+        return  # nobody is asked about
     directory = broker.directory
     page.add("users", "gauge", "Users known.", len(directory.users))
     page.add("store_connected", "gauge", "Does the store answer?", int(directory.stale_since is None))

@@ -194,6 +194,10 @@ RIGHTS = Setting(
     "rights", "TUSER_RIGHTS", filters, "", "topic filters that the user may publish and subscribe to, with spaces between"
 )  # fmt: skip
 
+# -- tstack top -------------------------------------------------------------------------------------------------------
+
+ADMIN_URL = Setting("url", "TSTACK_ADMIN_URL", str, "http://127.0.0.1:9883", "admin listener of the broker to look at")
+
 # -- by program -------------------------------------------------------------------------------------------------------
 
 TSERVE: tuple[Setting[Any], ...] = (
@@ -210,6 +214,7 @@ TCONSUME: tuple[Setting[Any], ...] = (*SINK, CONSUME_USE_CONFIG, *CLIENT, *LOGGI
 TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, PUBLISH_USE_CONFIG, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
 
+TOP: tuple[Setting[Any], ...] = (ADMIN_URL,)
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
 """What `tstack up` and `tstack doctor` can be told: all of the two services'."""
 
@@ -217,7 +222,8 @@ UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""
 """What is for one machine listens on that machine alone, and devices are told of its own listener."""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
-    "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER
+    "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER,
+    "tstack top": TOP,
 }  # fmt: skip
 
 
