@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from tstack.errors import Failure, UsageError
@@ -63,9 +64,14 @@ class Life:
         self._reloads.append(callback)
 
     def reload(self) -> None:
-        """Tell everybody who asked."""
+        """Tell everybody who asked, and systemd (sd_notify(3)); what one of them cannot do keeps no other from it."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         for callback in self._reloads:
-            callback()
+            try:
+                callback()
+            except Failure as failure:
+                log.error("not reloaded: %s%s", failure.message, f" ({failure.hint})" if failure.hint else "")
+        notify("READY=1")
 
 
 def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -> int:
@@ -109,13 +115,34 @@ def report(program: str, failure: Failure) -> int:
 
 
 def notify(state: str) -> None:
-    """Tell systemd `READY=1`, `STOPPING=1`, `STATUS=...`; nothing happens where it does not listen (sd_notify(3))."""
+    """Tell systemd `READY=1`, `STATUS=...` and so on, one a line (sd_notify(3)); nothing happens where it does not listen."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect("\0" + path[1:] if path.startswith("@") else path)
         sender.send(state.encode())
+
+
+class Watchdog:
+    """Tells systemd that the program goes on, when it asks for that (`WatchdogSec=` in the unit, sd_watchdog_enabled(3)).
+
+    Who calls `beat` from a timer on the event loop has a program with a stuck loop ended, and started again.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.interval = 0.0
+        """Seconds from one word to the next: half of what systemd waits for; 0 when it does not ask."""
+        wanted, who = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+        if wanted.isascii() and wanted.isdigit() and who in ("", str(os.getpid())):
+            self.interval = int(wanted) / 2e6
+        self._next = 0.0
+
+    def beat(self, now: float, status: str) -> None:
+        """All is well at `now`, on a clock that only goes forward; `status` is one line for `systemctl status`."""
+        if self.interval and now >= self._next:
+            self._next = now + self.interval
+            notify(f"WATCHDOG=1\nSTATUS={status}")
 
 
 def spawn(coroutine: Coroutine[Any, Any, None], keep: set[asyncio.Task[None]], name: str) -> asyncio.Task[None]:

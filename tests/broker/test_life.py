@@ -156,7 +156,9 @@ async def test_health_and_metrics() -> None:
     async with serving(Options(admin=(ANY,))) as broker:
         await broker.add("ann", "secret-word")
         port = broker.port("http")
-        assert await fetched(port, "/healthz") == (200, '{"status": "ok"}')
+        status, text = await fetched(port, "/healthz")
+        assert (status, json.loads(text)["status"]) == (200, "ok")
+        assert 0 <= json.loads(text)["loop_lag_seconds"] < 10
         assert await fetched(port, "/readyz") == (200, '{"status": "ready"}')
         ann = await Peer.login(broker.port(), "ann", "secret-word", "very-special")
         await ann.subscribe(("ann/special", 0))
@@ -166,15 +168,12 @@ async def test_health_and_metrics() -> None:
         broker.broker.router.counters.messages_received += 123_456_789
         status, text = await fetched(port, "/metrics")
         assert status == 200
-        sample = re.compile(r'(tstack_[a-z_]+(?:\{[a-z]+="[^"]*"\})?) (\S+)')
-        samples = dict(sample.fullmatch(line).groups() for line in text.splitlines() if not line.startswith("#"))  # type: ignore[union-attr]
-        assert samples['tstack_messages_total{direction="received"}'] == "123456792"
-        assert samples['tstack_messages_total{direction="sent"}'] == "3"
+        samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        assert samples['tstack_messages_total{dir="received"}'] == "123456792"
+        assert samples['tstack_messages_total{dir="sent"}'] == "3"
         assert samples["tstack_connections"] == samples["tstack_sessions"] == samples["tstack_subscriptions"] == "1"
         assert samples["tstack_store_connected"] == "1"
         assert not re.search("special|secret|payload|ann", text)
-        for line in text.splitlines():
-            assert re.match(r"# (HELP|TYPE) tstack_|tstack_", line), line
         await broker.broker.stop()
 
 
@@ -183,7 +182,16 @@ async def test_ready_only_while_it_serves() -> None:
     async with open_to_all(admin=(ANY,)) as broker:
         port = broker.port("http")
         broker.broker.ready = False
-        assert await fetched(port, "/readyz") == (503, '{"status": "not ready"}')
+        assert await fetched(port, "/readyz") == (
+            503,
+            '{"status": "not ready", "reasons": ["the broker is starting"]}',
+        )
+        broker.broker.stopping = True
+        assert "the broker is stopping" in (await fetched(port, "/readyz"))[1]
+        broker.broker.failure = Failure("the journal cannot be written")
+        assert "the journal cannot be written" in (await fetched(port, "/readyz"))[1]
+        broker.broker.stopping = False
+        broker.broker.failure = None
         assert (await fetched(port, "/healthz"))[0] == 200
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -24,6 +26,10 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 _http_log = logging.getLogger("tstack.broker.http")
 _http_log.addFilter(_is_ours)
+
+
+SLOW = 1.0
+"""Seconds of lag of the event loop from which on a broker is not as it should be: nobody is served meanwhile."""
 
 
 class Admin:
@@ -58,18 +64,36 @@ class Admin:
             self._runner = None
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        lag = self._broker.lag.worst(asyncio.get_running_loop().time())
+        return web.json_response({"status": "ok", "loop_lag_seconds": round(lag, 3)})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        """200 `ready`; 200 `degraded` while known users are served from the last snapshot; 503 before and after service."""
+        """200 `ready`; 200 `degraded` with the reasons while it serves and something is wrong; 503 before and after service."""
         broker = self._broker
         if not broker.ready:
-            return web.json_response({"status": "not ready"}, status=503)
-        stale = broker.directory.stale_since if broker.options.authentication else None
-        if stale is not None:
-            reason = f"the store has not answered for {time.monotonic() - stale:.0f} s; known users are served"
-            return web.json_response({"status": "degraded", "reasons": [reason]})
+            reason = "the broker is stopping" if broker.stopping else "the broker is starting"
+            if broker.failure is not None:
+                reason = broker.failure.message
+            return web.json_response({"status": "not ready", "reasons": [reason]}, status=503)
+        reasons = list(self._complaints())
+        if reasons:
+            return web.json_response({"status": "degraded", "reasons": reasons})
         return web.json_response({"status": "ready"})
 
+    def _complaints(self) -> Iterator[str]:
+        """What is wrong with a broker that serves all the same."""
+        broker = self._broker
+        stale = broker.directory.stale_since if broker.options.authentication else None
+        if stale is not None:
+            yield f"the store has not answered for {time.monotonic() - stale:.0f} s; known users are served"
+        lag = broker.lag.worst(asyncio.get_running_loop().time())
+        if lag >= SLOW:
+            yield f"the event loop was held up for {lag:.1f} s"
+        for name, ends in broker.certificates.items():
+            if ends <= time.time():
+                yield f"the {name} certificate has expired"
+
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=metrics.exposition(self._broker), content_type="text/plain")
+        return web.Response(
+            body=metrics.exposition(self._broker).encode(), headers={"Content-Type": metrics.CONTENT_TYPE}
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,7 +116,9 @@ class Connection(asyncio.Protocol):
             return
         out = channel.out
         if out and (not self._blocked or channel.state == outlet.CLOSED):
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._broker.router.counters.bytes_sent += len(data)
+            transport.write(data)
             out.clear()
             channel.room = self._broker.limits.output
             if channel.session is not None and channel.session.queue is not None:
@@ -186,11 +189,14 @@ class Connection(asyncio.Protocol):
         connect = channel.connect
         assert connect is not None
         broker = self._broker
+        started = time.perf_counter()
+        result = "internal error"
         try:
             broker.gate.check(self, connect)
             who = await broker.authenticator.identify(connect, certificate)
             broker.gate.passed(self, who.user)
         except Refusal as refusal:
+            result = refusal.reason
             self._authentication = None
             broker.refused(channel, connect, refusal)
             broker.gate.failed(self, connect, refusal)
@@ -199,7 +205,9 @@ class Connection(asyncio.Protocol):
             self._authentication = None
             broker.refused(channel, connect, Refusal(ReasonCode.SERVER_UNAVAILABLE, "internal error"))
         else:
+            result = "accepted"
             self._authentication = None
             if channel.state != outlet.CLOSED:
                 broker.accepted(channel, who)
+        broker.logins.add(connect, bool(certificate), result, time.perf_counter() - started)
         broker.flush()

@@ -140,6 +140,11 @@ class DiskJournal:
             self._lock.close()
             self._lock = None
 
+    @property
+    def held(self) -> int:
+        """Packets that wait for a batch to be durable."""
+        return sum(len(channel.held or ()) for channel in self._journal.holding)
+
     def kick(self) -> None:
         """Something may have been noted: see to it that it is written soon."""
         journal = self._journal

@@ -12,10 +12,12 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
+from tstack import __version__
 from tstack.broker import listeners
 from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
 from tstack.broker.tls import Tls
@@ -31,11 +33,13 @@ from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.errors import MqttError
 from tstack.mqtt.packets import Connect
+from tstack.pki.certificates import load_certificates
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
-from tstack.service import spawn
+from tstack.routing.sys_topics import SysTopics
+from tstack.service import Watchdog, spawn
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.broker")
@@ -82,6 +86,8 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     trusted: Sequence[IPv4Network | IPv6Network] = networks("127.0.0.0/8 ::1")
     """Addresses that no limit per address holds for and that the broker never bans by itself."""
+    sys_interval: float = 10.0
+    """Seconds between two rounds of `$SYS/broker/...`; 0: there are none."""
 
 
 class Broker:
@@ -93,7 +99,7 @@ class Broker:
         self._listeners = listeners.Listeners(options, self._connection, self._has_room)
         self.failure: Failure | None = None
         self._on_failure = on_failure
-        self._journal: DiskJournal | None = None
+        self.journal: DiskJournal | None = None
         self.limits = options.limits
         self.directory = Directory(store, self._user_changed, self._revoked)
         self.authenticator = Authenticator(self.directory, options.authentication)
@@ -106,7 +112,16 @@ class Broker:
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
         self.ready = False
-        self._stopping = False
+        self.stopping = False
+        self.logins = Logins()
+        self.lag = Lag()
+        self.changes = Histogram()
+        """How long after it was written a change of a user had taken effect."""
+        self.certificates: dict[str, float] = {}
+        """When the certificates that are served with end, in seconds since 1970: "server" and "ca"."""
+        self._sys_topics = SysTopics(self.router, __version__, options.sys_interval, memory)
+        self.router.on_interest = self._sys_topics.interest
+        self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._policies = {"ws": Policy(options.origins), "wss": Policy(options.origins, is_tls=True)}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,9 +140,11 @@ class Broker:
                 await self.directory.start(self.options.store_wait)
                 await self.gate.bans.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
+            self._sys_topics.start()
             await self._open_journal()
             self._tick()
             await self._listeners.open()
+            self._note_certificates()
             self.addresses += self._listeners.addresses
             for address in self.options.admin:
                 self.addresses.append(("http", await self._admin.listen(address)))
@@ -157,6 +174,7 @@ class Broker:
         except Failure as failure:
             log.error("the certificates stay as they were: %s (%s)", failure.message, failure.hint)
             return
+        self._note_certificates()
         log.info("loaded the certificates anew")
         if tls.revokes:
             spawn(self._end_revoked(tls), self._tasks, "ending revoked connections")
@@ -174,14 +192,14 @@ class Broker:
     async def _open_journal(self) -> None:
         if self.options.durability == "none" or self.options.journal is None:
             return
-        self._journal = DiskJournal(
+        self.journal = DiskJournal(
             self.options.journal,
             self.router,
             mode=self.options.durability,
             written=self.flush,
             failed=self._journal_failed,
         )
-        await self._journal.open(self._permissions)
+        await self.journal.open(self._permissions)
 
     def _permissions(self, name: str) -> Permissions | None:
         """What a user may do now; None for one that is gone or disabled."""
@@ -198,10 +216,17 @@ class Broker:
         if self._on_failure is not None:
             self._on_failure()
 
+    def _note_certificates(self) -> None:
+        """When the certificates that are served with end, for the metrics."""
+        files = {"server": self.options.cert_file, "ca": self.options.ca_file}
+        self.certificates = {
+            name: load_certificates(path)[0].not_valid_after_utc.timestamp() for name, path in files.items() if path
+        }
+
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
         self.ready = False
-        self._stopping = True
+        self.stopping = True
         self._listeners.close()
         for connection in list(self.connections):
             if connection.channel is not None:
@@ -217,9 +242,9 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
-        if self._journal is not None:
-            await self._journal.close()
-            self._journal = None
+        if self.journal is not None:
+            await self.journal.close()
+            self.journal = None
         await self.gate.bans.stop()
         await self.directory.stop()
         if self._clock is not None:
@@ -231,9 +256,13 @@ class Broker:
         self._clock = loop.call_later(
             TICK, self._tick
         )  # first of all: the clock goes on whatever this tick brings about
-        self.router.now = loop.time()
+        now = self.router.now = loop.time()
+        self.lag.tick(now, now + TICK)
         self.router.sessions.tick()
+        self._sys_topics.tick()
         self.flush()
+        if self.ready:
+            self._watchdog.beat(now, f"{len(self.connections)} connections")
 
     # -- the seam between routing and connections ----------------------------------------------------------------------------
 
@@ -252,16 +281,16 @@ class Broker:
                 router.awake = []
                 for channel in awake:
                     channel.proceed()
-        if self._journal is not None:
-            self._journal.kick()
+        if self.journal is not None:
+            self.journal.kick()
 
     def _has_room(self, preparing: int) -> bool:
         """May one more be prepared, when so many are already? Each may become a connection."""
-        return not self._stopping and len(self.connections) + preparing < self.limits.connections
+        return not self.stopping and len(self.connections) + preparing < self.limits.connections
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
-        if self._stopping:
+        if self.stopping:
             return False
         refusal = self.gate.enter(connection)
         if refusal:
@@ -269,6 +298,7 @@ class Broker:
             self._quiet.log(logging.WARNING, "refused a connection from %s: %s", connection.address, refusal)
             return False
         self.connections.add(connection)
+        self.router.counters.sockets += 1
         return True
 
     def gone(self, connection: Connection) -> None:
@@ -342,6 +372,10 @@ class Broker:
             if new.permissions != old.permissions:
                 sessions.reauthorise(name, new.permissions)
         self.flush()
+        if new is not None and self.ready and (old is None or new.changed != old.changed):
+            took = since(new.changed)
+            if took is not None:
+                self.changes.add(took)
 
     def _revoked(self, serial: str) -> None:
         """End the connections that were opened with a certificate."""

@@ -8,51 +8,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import resource
-import shutil
 import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tstack import service
+from tstack.cli import checks
 from tstack.cli import settings as declared
+from tstack.cli.checks import BAD, OK, WARNING, Finding
 from tstack.cli.program import Parser, open_store, start
 from tstack.env import Values
 from tstack.errors import Failure
 from tstack.identity.users import USER_PREFIX, User
-from tstack.pki.certificates import check_authority, check_dates, check_key, expires_in, load_certificates
-from tstack.pki.keys import load_key
-
-OK, WARNING, BAD = "ok", "warning", "bad"
 
 EXAMPLES = """\
   tstack doctor                                          the set-up of `tstack up` in this folder
   tstack doctor -etcdhosts=http://etcd:2379 -certs-dir=/certs
   tstack doctor --json"""
-
-SOON_DAYS = 30
-"""Days before its end from which on a certificate is a warning."""
-
-FEW_FILES = 10_000
-"""Open files from which on nobody needs to think about them."""
-
-LITTLE_SPACE = 256 << 20
-"""Bytes free on the disk of the data directory, below which it is a warning."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    state: str
-    text: str
-    hint: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,105 +41,20 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
     if flags.json:
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        for finding in findings:
-            print(f"{finding.state:8} {finding.check}: {finding.text}")
-            if finding.hint:
-                print(f"{'':8} {finding.hint}")
-        bad = sum(finding.state == BAD for finding in findings)
-        warnings = sum(finding.state == WARNING for finding in findings)
-        print(f"\n{len(findings)} checks, {bad} bad, {warnings} to look at")
-    return service.EXIT_FAILED if any(finding.state == BAD for finding in findings) else service.EXIT_OK
+        checks.show(findings)
+    return checks.exit_code(findings)
 
 
 async def examine(values: Values) -> list[Finding]:
     """All checks, in the order in which a person would mend things."""
-    findings: list[Finding] = []
-    local: list[tuple[str, Callable[[Values], list[Finding]]]] = [
-        ("machine", _machine),
-        ("certificates", _certificates),
-        ("data directory", _data_directory),
-    ]
+    findings = checks.examine(values, (checks.machine, checks.certificates, checks.data_directory))
     remote: list[tuple[str, Callable[[Values], Awaitable[list[Finding]]]]] = [("store", _store), ("ports", _ports)]
-    for name, look in local:
-        try:
-            findings += look(values)
-        except Failure as failure:
-            findings.append(Finding(name, BAD, failure.message, failure.hint))
     for name, ask in remote:
         try:
             findings += await ask(values)
         except Failure as failure:
             findings.append(Finding(name, BAD, failure.message, failure.hint))
     return findings
-
-
-def _machine(values: Values) -> list[Finding]:
-    found = [Finding("python", OK, ".".join(map(str, sys.version_info[:3])))]
-    try:
-        found.append(Finding("event loop", OK, f"uvloop {version('uvloop')}"))
-    except PackageNotFoundError:
-        found.append(Finding(
-            "event loop", WARNING, "asyncio's own", "install uvloop: faster, and less memory for each TLS connection"
-        ))  # fmt: skip
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    few = files != resource.RLIM_INFINITY and files < FEW_FILES
-    found.append(Finding(
-        "open files", WARNING if few else OK, f"{files} at most",
-        "each connection needs one: raise it with ulimit -Hn, or LimitNOFILE= in the systemd unit" if few else "",
-    ))  # fmt: skip
-    return found
-
-
-def _certificates(values: Values) -> list[Finding]:
-    folder = Path(values[declared.CERTS_DIR])
-    cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
-    key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
-    if not values[declared.CERT_FILE] and not (folder / "ca.crt").exists() and not (folder / "ca.key").exists():
-        return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
-    found = []
-    ca_certificates = load_certificates(authority)
-    check_authority(ca_certificates[0], authority)
-    found.append(_validity("CA certificate", authority))
-    if cert.exists() or values[declared.CERT_FILE]:
-        certificate = load_certificates(cert)[0]
-        check_key(certificate, load_key(key), cert, key)
-        found.append(_validity("server certificate", cert))
-        found.append(_private("server key", key))
-    if (folder / "ca.key").exists():
-        check_key(ca_certificates[0], load_key(folder / "ca.key"), authority, folder / "ca.key")
-        found.append(_private("CA key", folder / "ca.key"))
-    return found
-
-
-def _validity(name: str, path: Path) -> Finding:
-    certificate = load_certificates(path)[0]
-    check_dates(certificate, path)
-    left = expires_in(certificate).days
-    if left < SOON_DAYS:
-        return Finding(name, WARNING, f"{path} expires in {left} days", "renew it in time")
-    return Finding(name, OK, f"{path}, valid for {left} more days")
-
-
-def _private(name: str, path: Path) -> Finding:
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        return Finding(name, BAD, f"{path} has mode {mode:04o}: others can read it", f"chmod 600 {path}")
-    return Finding(name, OK, f"{path} is private")
-
-
-def _data_directory(values: Values) -> list[Finding]:
-    folder = Path(values[declared.DATA_DIR])
-    if not folder.exists():
-        return [Finding("data directory", OK, f"{folder} is not there yet: it is made at the first start")]
-    if not folder.is_dir():
-        return [Finding("data directory", BAD, f"{folder} is not a directory", "name another one with -data-dir")]
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return [Finding("data directory", BAD, f"{folder} is not writable", f"chown it to {os.geteuid()}")]
-    free = shutil.disk_usage(folder).free
-    if free < LITTLE_SPACE:
-        return [Finding("data directory", WARNING, f"only {free >> 20} MiB are free in {folder}", "make room")]
-    return [Finding("data directory", OK, f"{folder}, {free >> 30} GiB free")]
 
 
 async def _store(values: Values) -> list[Finding]:

@@ -9,8 +9,10 @@ from typing import Any, Literal, cast
 
 from tstack import service
 from tstack.broker.server import Broker, Options
+from tstack.cli import checks
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened, start
+from tstack.cli.reload import Reload
 from tstack.env import Setting, Values
 from tstack.errors import UsageError
 from tstack.pki.files import CertsFolder
@@ -30,41 +32,53 @@ SCHEMES = {"mqtt", "mqtts", "ws", "wss", "unix"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the broker until it is told to stop."""
     parser = Parser("tserve", "MQTT broker that authenticates every user against etcd.", EXAMPLES, declared.TSERVE)
+    parser.add_argument(
+        "-check-config", "--check-config", action="store_true",
+        help="check settings, files and certificates, and end: 0 all is well, 1 something is bad, 2 wrong usage",
+    )  # fmt: skip
     return start(parser, declared.TSERVE, argv, _run)
 
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
-    check_listeners(values)
+    check_usage(values)
+    if flags.check_config:
+        findings = checks.examine(values, checks.BROKER)
+        checks.show(findings)
+        return checks.exit_code(findings)
     options = broker_options(values)
-    return service.run("tserve", lambda life: _serve(life, values, options))
+    reload = Reload(declared.TSERVE, values, flags)
+    return service.run("tserve", lambda life: _serve(life, values, options, reload))
 
 
-async def _serve(life: service.Life, values: Values, options: Options) -> int:
+async def _serve(life: service.Life, values: Values, options: Options, reload: Reload) -> int:
     store = open_store(values)
     broker = Broker(store, options, on_failure=life.stop)
     async with opened(store, values[declared.STORE_WAIT], life.stopping):
         await broker.start()
+        life.on_reload(reload)
         life.on_reload(broker.reload)
-        service.notify("READY=1")
+        service.notify(
+            f"READY=1\nSTATUS=serving {' '.join(f'{scheme}://{where}' for scheme, where in broker.addresses)}"
+        )
         await life.stopping.wait()
-        service.notify("STOPPING=1")
+        service.notify("STOPPING=1\nSTATUS=saying good-bye to clients")
         await broker.stop()
         if broker.failure is not None:
             raise broker.failure
     return service.EXIT_OK
 
 
-def check_listeners(values: Values) -> None:
-    """Raise `UsageError` when nobody could connect."""
+def check_usage(values: Values) -> None:
+    """Raise `UsageError` for settings that cannot go together, or with which nobody could connect."""
     if not any(values[listener] for listener in LISTENERS):
         raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
+    if bool(values[declared.CERT_FILE]) != bool(values[declared.KEY_FILE]):
+        raise UsageError("-certfile and -keyfile go together", "give both, or neither")
 
 
 def broker_options(values: Values) -> Options:
     """What the settings say. Makes CA and server certificate when none are named and there are none. Raises `Failure`."""
     cert, key, ca = values[declared.CERT_FILE], values[declared.KEY_FILE], values[declared.CA_FILE]
-    if bool(cert) != bool(key):
-        raise UsageError("-certfile and -keyfile go together", "give both, or neither")
     proxied, trusted = frozenset(values[declared.PROXY_PROTOCOL]), values[declared.TRUST_PROXIES]
     if unknown := proxied - SCHEMES:
         raise UsageError(f"-proxyprotocol: {min(unknown)!r} is no listener", f"they are {', '.join(sorted(SCHEMES))}")
@@ -97,6 +111,7 @@ def broker_options(values: Values) -> Options:
         ca_file=Path(ca) if ca else None,
         store_wait=values[declared.STORE_WAIT],
         durability=values[declared.DURABILITY],
+        sys_interval=values[declared.SYS_INTERVAL],
         journal=Path(values[declared.DATA_DIR]) / "journal.db",
         limits=values[declared.LIMITS],
         trusted=values[declared.TRUSTED_NETWORKS],

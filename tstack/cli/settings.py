@@ -134,6 +134,10 @@ TRUSTED_NETWORKS = Setting(
     "trusted", "TSTACK_TRUSTED_NETWORKS", networks, "127.0.0.0/8 ::1",
     "addresses and networks that no limit per address holds for and that the broker never bans by itself",
 )  # fmt: skip
+SYS_INTERVAL = Setting(
+    "sysinterval", "TSTACK_SYS_INTERVAL", seconds, "10s",
+    "how often what has changed under $SYS/broker/ is published, while somebody subscribes to it; 0: never",
+)  # fmt: skip
 
 # -- treg -------------------------------------------------------------------------------------------------------------
 
@@ -243,10 +247,14 @@ RIGHTS = Setting(
     "rights", "TUSER_RIGHTS", filters, "", "topic filters that the user may publish and subscribe to, with spaces between"
 )  # fmt: skip
 
+# -- tstack top -------------------------------------------------------------------------------------------------------
+
+ADMIN_URL = Setting("url", "TSTACK_ADMIN_URL", str, "http://127.0.0.1:9883", "admin listener of the broker to look at")
+
 # -- by program -------------------------------------------------------------------------------------------------------
 
 TSERVE: tuple[Setting[Any], ...] = (
-    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, LIMITS, TRUSTED_NETWORKS,
+    ADDR, ADDR_TLS, ADDR_ADMIN, AUTHENTICATION, CLIENT_CERTIFICATE, DURABILITY, LIMITS, TRUSTED_NETWORKS, SYS_INTERVAL,
     ADDR_WS, ADDR_WSS, ADDR_UNIX, UNIX_MODE, ORIGINS, PROXY_PROTOCOL, TRUST_PROXIES, CRL_FILE, SNI_CERTIFICATES,
     *CERTIFICATES, *STORE, *LOGGING,
 )  # fmt: skip
@@ -261,6 +269,7 @@ TCONSUME: tuple[Setting[Any], ...] = (*SINK, CONSUME_USE_CONFIG, *CLIENT, *LOGGI
 TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, PUBLISH_USE_CONFIG, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
 
+TOP: tuple[Setting[Any], ...] = (ADMIN_URL,)
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
 """What `tstack up` and `tstack doctor` can be told: all of the two services'."""
 
@@ -268,7 +277,8 @@ UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""
 """What is for one machine listens on that machine alone, and devices are told of its own listener."""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
-    "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER
+    "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER,
+    "tstack top": TOP,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""tstack: all of it in one process (`tstack up`), and a look at whether a set-up is sound (`tstack doctor`)."""
+"""tstack: all of it in one process (`tstack up`), is a set-up sound (`tstack doctor`), what does a broker do (`tstack top`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from tstack import service
 from tstack.broker.server import Broker
-from tstack.cli import doctor
+from tstack.cli import doctor, top
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
-from tstack.cli.serve import broker_options, check_listeners
+from tstack.cli.reload import Reload
+from tstack.cli.serve import broker_options, check_usage
 from tstack.env import Values
 from tstack.errors import Failure
 from tstack.pki.files import CertsFolder
@@ -27,7 +28,8 @@ from tstack.registration.app import Registration
 EXAMPLES = """\
   tstack up                                   everything on this machine, state in ./var
   tstack up -port=8001 -addr=127.0.0.1:2883   on other ports
-  tstack doctor                               what is wrong with this set-up?"""
+  tstack doctor                               what is wrong with this set-up?
+  tstack top                                  what does the broker do now?"""
 
 KEY_FILE = "registration.key"
 """The registration key that was made at the first start, in the data directory."""
@@ -42,18 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return start_program(parser, declared.UP, arguments[1:], _up)
     if command == "doctor":
         return doctor.main(arguments[1:])
+    if command == "top":
+        return top.main(arguments[1:])
     parser = Parser("tstack", "The whole stack in one process.", EXAMPLES)
-    parser.add_argument("command", choices=("up", "doctor"), help="see tstack COMMAND --help")
+    parser.add_argument("command", choices=("up", "doctor", "top"), help="see tstack COMMAND --help")
     parser.parse_args(arguments)
     raise AssertionError("argparse has left the program by now")
 
 
 def _up(values: Values, flags: argparse.Namespace) -> int:
-    check_listeners(values)
-    return service.run("tstack", lambda life: _serve(life, values))
+    check_usage(values)
+    reload = Reload(declared.UP, values, flags, declared.UP_DEFAULTS)
+    return service.run("tstack", lambda life: _serve(life, values, reload))
 
 
-async def _serve(life: service.Life, values: Values) -> int:
+async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
     """Store, broker, registration service; stopped in the opposite order."""
     async with contextlib.AsyncExitStack() as parts:
         store = open_store(values)
@@ -74,6 +79,7 @@ async def _serve(life: service.Life, values: Values) -> int:
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
         _greet(values, broker, registration, key, fresh)
+        life.on_reload(reload)
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")

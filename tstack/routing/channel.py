@@ -20,7 +20,7 @@ from until there is room (`waiting_for`), or until the patience for it is used u
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from tstack.mqtt.codes import PacketType, ReasonCode
 from tstack.mqtt.connect import Connect, refusal
@@ -36,6 +36,7 @@ from tstack.mqtt.errors import (
 from tstack.mqtt.framing import MAX_PACKET, read_header
 from tstack.mqtt.packets import Auth, Disconnect, Publish, Subscribe, Unsubscribe
 from tstack.routing import acknowledgements, answers
+from tstack.routing.exchange import Exchange
 from tstack.routing.message import Message, is_text
 from tstack.routing.outlet import AUTHENTICATING, CLOSED, NEW, OPEN, Carrier, Outlet
 from tstack.routing.session import Session
@@ -46,19 +47,6 @@ if TYPE_CHECKING:
 
 HEADER: Final = 5
 """Bytes of a fixed header at most: `Limits.packet` is what may follow it."""
-
-
-class Exchange(Protocol):
-    """Enhanced authentication of one connection (5.0, section 4.12); somebody above knows how it goes."""
-
-    method: str
-    """The name of the method, as the CONNECT had it."""
-    final: bytes
-    """What the CONNACK says to the client when it is let in."""
-
-    def receive(self, channel: Channel, packet: Auth) -> None:
-        """An AUTH came, of this method: answer it. Before the CONNACK it is part of the login, later a new one."""
-        ...
 
 
 class Channel(Outlet):
@@ -515,6 +503,7 @@ class Channel(Outlet):
         5.0 has a word for it; in 3.1.1, and at QoS 0, the connection is closed.
         """
         self.router.counters.publishes_refused += 1
+        self.router.counters.publishes_denied += 1
         if self.version >= 5 and pid:
             self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED, reason="may not publish there")
         else:

@@ -8,12 +8,19 @@ class Counters:
 
     def __init__(self) -> None:
         self.bytes_received = 0
+        self.bytes_sent = 0
+        self.sockets = 0
+        """Connections that were let in, before anybody has said who it is."""
         self.messages_received = 0
         self.messages_sent = 0
         self.connections_accepted = 0
         self.connections_refused = 0
         self.subscriptions_refused = 0
         self.publishes_refused = 0
+        self.subscriptions_denied = 0
+        self.publishes_denied = 0
+        """Those of the refused ones that lacked the right."""
+        self.sessions_expired = 0
         self.takeovers = 0
         self.dropped: dict[str, int] = {}
         self.closed: dict[str, int] = {}

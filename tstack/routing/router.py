@@ -58,6 +58,8 @@ class Router:
         self.journal: Journal | None = None
         """Notes what has to outlive the broker; None: nothing has to."""
         self.retained = Retained(self.limits)
+        self.system = Retained(self.limits)
+        """The broker's own retained messages, under `$SYS/`: never in the journal."""
         self.tree = SubscriptionTree()
         self.sessions = Sessions(self, token)
         self.on_interest: Callable[[str, bool], None] | None = None
@@ -232,6 +234,8 @@ class Router:
 
     def retain(self, message: Message) -> bool:
         """Keep as the retained message of its topic [MQTT-3.3.1-5]; False when there is no room."""
+        if message.topic.startswith(b"$SYS/"):
+            return self.system.store(message)
         if not self.retained.store(message):
             self.counters.hit(self.retained.full_by(message))
             return False
@@ -302,6 +306,7 @@ class Router:
         if group is not None and request.no_local:
             raise MqttError("no local on a shared subscription", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.8.3-4]
         if not session.permissions.may_subscribe(filter_):
+            self.counters.subscriptions_denied += 1
             raise MqttError(f"may not subscribe to {filter_}", ReasonCode.NOT_AUTHORIZED)
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
             self.counters.hit("subscriptions")
@@ -335,7 +340,8 @@ class Router:
 
     def _send_retained(self, session: Session, subscription: Subscription) -> None:
         """The retained messages of a new subscription, with RETAIN set [MQTT-3.3.1-6, -8]."""
-        for message in self.retained.match(subscription.filter):
+        kept = self.system if subscription.filter.startswith("$SYS/") else self.retained
+        for message in kept.match(subscription.filter):
             topic = message.topic.decode()
             if message.expires and message.expires <= self.now:
                 self.forget_retained(topic)

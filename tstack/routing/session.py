@@ -134,6 +134,7 @@ class Session(Timed):
             self.queue = deque()
             if channel is not None and len(self.inflight) >= self.window:
                 self.router.counters.hit("inflight")
+            self.router.sessions.with_queue.add(self)
         self.queue.append(delivery)
         self.queued_bytes += message.size
 
@@ -223,6 +224,7 @@ class Session(Timed):
             else:
                 if self.queue is None:
                     self.queue = deque()
+                    self.router.sessions.with_queue.add(self)
                 self.queue.append(delivery)
                 self.queued_bytes += delivery.message.size
 

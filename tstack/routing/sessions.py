@@ -64,6 +64,11 @@ class Sessions:
         """Channels that are not read from because their clients are over their rate."""
         limits = router.limits
         self._takeovers = Buckets(limits.takeovers, limits.takeover_window / limits.takeovers, TAKEOVERS_KEPT)
+        self.connected = 0
+        """Sessions that have a connection."""
+        self.most_connected = 0
+        self.with_queue: set[Session] = set()
+        """Sessions that have had a queue since somebody last asked: those that are counted by `queued`."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -74,6 +79,12 @@ class Sessions:
     def of_user(self, user: str) -> list[Session]:
         """The sessions of one user, connected or kept."""
         return list(self._by_user.get(user, {}).values())
+
+    def queued(self) -> tuple[int, int]:
+        """Messages that wait in the queues of all sessions, and their bytes."""
+        self.with_queue = {session for session in self.with_queue if session.queue is not None}
+        messages = sum(len(session.queue or ()) for session in self.with_queue)
+        return messages, sum(session.queued_bytes for session in self.with_queue)
 
     def get(self, user: str, client_id: str) -> Session | None:
         """The session of this user's client identifier."""
@@ -217,6 +228,8 @@ class Sessions:
         limits = self._router.limits
         channel.session = session
         session.channel = channel
+        self.connected += 1
+        self.most_connected = max(self.most_connected, self.connected)
         session.expires_at = 0.0
         channel.connect = None
         channel.state = outlet.OPEN
@@ -331,6 +344,7 @@ class Sessions:
             return
         router = self._router
         session.channel = None
+        self.connected -= 1
         if not channel.will_wanted:
             session.will = None
         if session.expiry == 0.0:
@@ -367,6 +381,7 @@ class Sessions:
             router.drop_subscription(session, name)
         session.queue = None
         session.queued_bytes = 0
+        self.with_queue.discard(session)
         session.let_go()
         session.received = None
         session.will = None
@@ -445,6 +460,7 @@ class Sessions:
         if session.will_at and session.will_at <= now:
             self._send_will(session)
         if session.expires_at <= now:
+            self._router.counters.sessions_expired += 1
             self._send_will(session)
             self.end(session)
         else:
