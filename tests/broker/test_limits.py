@@ -96,7 +96,7 @@ async def test_every_limit_is_in_the_metrics() -> None:
         text = exposition(broker.broker)
     shown = dict(re.findall(r'^tstack_limit\{name="(\w+)"\} (\S+)$', text, re.M))
     hits = dict(re.findall(r'^tstack_limit_hits_total\{name="(\w+)"\} (\S+)$', text, re.M))
-    names = {field.name for field in fields(Limits)}
+    names = {field.name for field in fields(Limits) if not isinstance(field.default, bool)}
     assert set(shown) == set(hits) == names
     assert (shown["connections"], shown["message_rate"], shown["packet"]) == ("1", "7", "1048576")
     assert {name for name, count in hits.items() if count != "0"} == {"connections"}
@@ -113,7 +113,7 @@ async def test_only_limits_that_exist_are_hit() -> None:
     """A word that is no limit's name would never be shown."""
     from tests.processes import ROOT
 
-    names = {field.name for field in fields(Limits)}
+    names = {field.name for field in fields(Limits) if not isinstance(field.default, bool)}
     found = {
         name
         for path in (ROOT / "tstack").rglob("*.py")

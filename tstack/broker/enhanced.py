@@ -5,6 +5,7 @@ The steps cost microseconds, since the client does the rounds of the hash, so al
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tstack.broker.authentication import BY_PASSWORD, Refusal, Who
@@ -34,12 +35,14 @@ class ScramLogin:
         self._connect = connect
         self._server: Server | None = None
         self._proof = b""
+        self._started = 0.0
         self._user: str | None = connect.username
         """Who it has to be: the CONNECT's user name if there is one, later who logged in."""
 
     def begin(self, channel: Channel) -> None:
         """The CONNECT came; it may bring the client's first message."""
         self._server = Server()
+        self._started = time.perf_counter()
         try:
             self._broker.gate.check(self._connection, self._connect)
         except Refusal as refusal:
@@ -81,6 +84,7 @@ class ScramLogin:
             return
         self.final = final
         self._user = user.name
+        self._broker.logins.add(self._connect, False, "accepted", time.perf_counter() - self._started)
         self._broker.accepted(channel, Who(user.name, user.permissions, BY_PASSWORD))
 
     def _challenge(self, server: Server, data: bytes | None) -> bytes:
@@ -109,4 +113,5 @@ class ScramLogin:
         if channel.state == outlet.OPEN:
             channel.close(f"re-authentication failed: {reason}", ReasonCode.NOT_AUTHORIZED)
         else:
+            self._broker.logins.add(self._connect, False, "password", time.perf_counter() - self._started)
             self._broker.refused(channel, self._connect, refusal)
