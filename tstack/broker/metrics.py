@@ -144,8 +144,11 @@ def _refusals(page: Page, broker: Broker) -> None:
         "reason", "closed_connections_total", "counter", "Connections closed by the broker, by reason.", counters.closed
     )
     hits = {**counters.hits, "output": counters.dropped.get("slow receiver", 0)}
-    values = {field.name: getattr(broker.limits, field.name) for field in fields(broker.limits)}
-    bounds = {name: value for name, value in values.items() if not isinstance(value, bool)}  # a switch is no bound
+    bounds = {
+        field.name: getattr(broker.limits, field.name)
+        for field in fields(broker.limits)
+        if not isinstance(field.default, bool)  # a switch is no bound
+    }
     page.add_by("name", "limit", "gauge", "Limits, in bytes, seconds or as a count.", bounds)
     page.add_by(
         "name", "limit_hits_total", "counter", "How often a limit held somebody back.",

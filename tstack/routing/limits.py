@@ -171,6 +171,7 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "receive_maximum": (1, 65535),
     "topic_aliases": (0, 65535),
     "keep_alive": (1, 65535),
+    "check_payload_format": (0, 1),
     "session_expiry": (0, CENTURY),
     "will_delay": (0, CENTURY),
     "retained_messages": (0, MOST),
