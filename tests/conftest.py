@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 from collections.abc import Iterator
@@ -13,11 +14,33 @@ from tstack.cli import settings
 from tstack.env import CONFIG
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Whoever runs the tests may have settings of their own in the environment; the programs under test must not see them."""
     for setting in (*settings.everything(), CONFIG):
         os.environ.pop(setting.env, None)
         os.environ.pop(f"{setting.env}_FILE", None)
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        _terminal.append(os.dup(2))
+
+
+HANGING = 900
+"""Seconds after which a test whose time-out could not end it (a thread that never returns) ends the run, all stacks shown."""
+
+_terminal: list[int] = []  # standard error as it is outside of the capture
+
+
+def pytest_runtest_logstart() -> None:
+    faulthandler.dump_traceback_later(HANGING, exit=True, file=_terminal[0])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact() -> None:
+    """pytest calls the watch off when a test has failed; what comes after the failure can hang as well."""
+    pytest_runtest_logstart()
+
+
+def pytest_unconfigure() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(autouse=True)
