@@ -117,8 +117,6 @@ LIMITS = Limits(line=1000, literal=500, response=1200, depth=5, values=50)
         b"* X {501}\r\n",
         b"* X {99999999999999999999}\r\n",
         b"* X {500}\r\n" + b"x" * 500 + b" {500}\r\n" + b"y" * 500 + b" {500}\r\n",
-        b"* X " + b"(" * 6 + b")" * 6 + b"\r\n",
-        b"* X " + b"1 " * 51 + b"\r\n",
         b"* X" + b" {0}\r\n" * 200,
     ],
 )
@@ -134,6 +132,13 @@ def test_pitfall_22_a_server_cannot_make_us_hold_more_than_we_chose(data: bytes)
         feed()
     assert caught.value.kind == "limit"
     assert framer.held <= LIMITS.response + LIMITS.line
+
+
+@pytest.mark.parametrize("data", [b"* X " + b"(" * 6 + b")" * 6 + b"\r\n", b"* X " + b"1 " * 51 + b"\r\n"])
+def test_what_is_too_deep_or_too_many_costs_one_response(data: bytes) -> None:
+    (response,) = (read(pieces, LIMITS) for pieces in Framer(LIMITS).feed(data))
+    assert isinstance(response, Other)
+    assert response.fault
 
 
 def test_pitfall_20_depth_and_number_do_not_reach_the_interpreters_stack() -> None:

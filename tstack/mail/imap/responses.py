@@ -129,7 +129,7 @@ _NUMBERED = re.compile(rb"(\d{1,10}) ([A-Za-z]+)")
 
 
 def read(pieces: list[bytes], limits: Limits | None = None) -> Response:
-    """The response of these pieces. Raises `ImapError` ("limit") and nothing else."""
+    """The response of these pieces; raises nothing."""
     line = pieces[0]
     if line.startswith(b"+"):
         return Continuation(line[1:].lstrip(b" "))

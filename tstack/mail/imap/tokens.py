@@ -2,8 +2,9 @@
 
 `Framer` works in two modes, a line or a literal, and never looks at a byte twice: a response that comes a byte at a time costs
 as much as one that comes whole. `parse_values` walks a response with a stack of its own, so that no depth of parentheses
-reaches Python's. Both have limits, and what is over one is an `ImapError` of kind "limit": a server cannot make us hold
-more than we chose to.
+reaches Python's. Both have limits, so that a server cannot make us hold more than we chose to: what is too long is an
+`ImapError` of kind "limit" and ends the connection, what is too deep (a mail in a mail in a mail) makes one response
+unreadable.
 
 A response is a sequence of pieces, in turn text and literal. A literal is announced at the end of a line by `{n}`
 (RFC 3501 4.3; `~{n}` is RFC 3516's), but the free text of a status response may end so too, and there it announces
@@ -153,8 +154,7 @@ _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 def parse_values(pieces: list[bytes], limits: Limits | None = None) -> list[Value]:
     """The values of a response whose pieces are given, as a server writes them: text, literal, text, ...
 
-    Raises `Unreadable` for parentheses that do not match and strings that do not end; `ImapError` ("limit") when there are too
-    many or too deep.
+    Raises `Unreadable` for parentheses that do not match, strings that do not end, and what is too many or too deep.
     """
     limits = limits or Limits()
     top: list[Value] = []
@@ -168,10 +168,10 @@ def parse_values(pieces: list[bytes], limits: Limits | None = None) -> list[Valu
         for value in _tokens(piece):
             count += 1
             if count > limits.values:
-                raise ImapError("limit", f"the server sent more than {limits.values} values in one response")
+                raise Unreadable(f"more than {limits.values} values in one response")
             if value is _OPEN:
                 if len(stack) > limits.depth:
-                    raise ImapError("limit", f"the server sent lists more than {limits.depth} deep")
+                    raise Unreadable(f"lists more than {limits.depth} deep")
                 inner: list[Value] = []
                 stack[-1].append(inner)
                 stack.append(inner)
