@@ -30,6 +30,7 @@ from tstack.pki.certificates import (
     load_certificates,
     server_context,
 )
+from tstack.pki.files import CertsFolder
 from tstack.pki.keys import load_key
 
 OK, WARNING, BAD = "ok", "warning", "bad"
@@ -108,11 +109,16 @@ def certificates(values: Values) -> list[Finding]:
     authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
     if not values[declared.CERT_FILE] and not (folder / "ca.crt").exists() and not (folder / "ca.key").exists():
         return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
+    with CertsFolder(folder).recovering():
+        return _certificate_files(folder, cert, key, authority, bool(values[declared.CERT_FILE]))
+
+
+def _certificate_files(folder: Path, cert: Path, key: Path, authority: Path, is_named: bool) -> list[Finding]:
     found = []
     ca_certificates = load_certificates(authority)
     check_authority(ca_certificates[0], authority)
     found.append(_validity("CA certificate", authority))
-    if cert.exists() or values[declared.CERT_FILE]:
+    if cert.exists() or is_named:
         certificate = load_certificates(cert)[0]
         check_key(certificate, load_key(key), cert, key)
         found.append(_validity("server certificate", cert))

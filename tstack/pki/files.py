@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from tstack.errors import Failure
 from tstack.pki.authority import MAX_SERVER_NAMES, ORGANISATION, Authority, Pair, server_names
 from tstack.pki.certificates import check_dates, check_key, expires_in, load_certificates
-from tstack.pki.keys import PrivateKey, generate_key, key_pem, load_key
+from tstack.pki.keys import Damaged, PrivateKey, generate_key, key_pem, load_key
 
 log = logging.getLogger("tstack.pki")
 
@@ -67,7 +67,7 @@ class CertsFolder:
 
     def ensure_authority(self) -> Authority:
         """The CA in this folder, made now when there is none. Raises `Failure`."""
-        with self._lock():
+        with self._lock(), self.recovering():
             if not self._pair_is_there(self.ca_crt, self.ca_key):
                 self._write_pair(self.ca_crt, self.ca_key, Authority.create())
                 log.info("made a certificate authority: %s", self.ca_crt)
@@ -85,7 +85,7 @@ class CertsFolder:
             raise Failure(
                 f"server certificate: {error}", "name the broker as devices reach it, as in mqtt.example.org"
             ) from None
-        with self._lock():
+        with self._lock(), self.recovering():
             if self._pair_is_there(self.mqtt_crt, self.mqtt_key):
                 _warn_if_public(self.mqtt_key)
                 self._renew_server(authority, wanted, names)
@@ -99,6 +99,23 @@ class CertsFolder:
         """Write `ca.crl`, in place of one that is there. Raises `Failure`."""
         with self._lock():
             self._write(self.ca_crl, pem, 0o644)
+
+    @contextlib.contextmanager
+    def recovering(self) -> Iterator[None]:
+        """What is found damaged within, of the files of this folder, is said with the way out of it."""
+        try:
+            yield
+        except Damaged as damaged:
+            for crt, key in ((self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key)):
+                if damaged.path in (crt, key):
+                    hint = (
+                        f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
+                        f"or move {crt.name} and {key.name} away, and a new pair is made"
+                    )
+                    if crt == self.ca_crt:
+                        hint += ", which every client has to be given: none of the old certificates holds then"
+                    raise Failure(damaged.message, hint) from None
+            raise
 
     # -- the server certificate ----------------------------------------------------------------------------------------
 
