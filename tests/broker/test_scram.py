@@ -7,8 +7,11 @@ import pytest
 from tests.broker.serving import Peer, Serving, serving
 from tests.routing.wire import connect, frame, publish, text, varint
 from tests.scram import ScramClient
+from tstack.broker.server import Options
 from tstack.identity import admin
+from tstack.identity.bans import ADDRESS
 from tstack.identity.passwords import DEVICE_COST, hash_password, scram_verifier
+from tstack.routing.limits import Limits
 
 METHOD = b"\x15" + text("SCRAM-SHA-256")
 
@@ -144,6 +147,23 @@ async def test_a_login_again_that_fails() -> None:
             if name == "ann":
                 peer.write(auth(0x18, client.final(told(await peer.packet(), 0x18))))
             assert await peer.rest() == b"\xe0\x01\x87"
+
+
+async def test_logins_again_that_fail_get_the_address_banned() -> None:
+    """Somebody who is in is not let guess at passwords without end: as with CONNECT, but each try costs a login."""
+    options = Options(trusted=(), limits=Limits(login_failures=4, login_backoff=0.0))
+    async with serving(options) as broker:
+        await add(broker, "ann", "secret")
+        gate = broker.broker.gate
+        for number in range(4):
+            assert gate.bans.find(ADDRESS, "127.0.0.1") is None
+            peer = await login(broker)
+            client = ScramClient("ann", f"wrong{number}")
+            peer.write(auth(0x19, client.first))
+            peer.write(auth(0x18, client.final(told(await peer.packet(), 0x18))))
+            assert await peer.rest() == b"\xe0\x01\x87"
+        assert gate.bans.find(ADDRESS, "127.0.0.1") is not None
+        assert broker.broker.router.counters.hits["login_failures"] == 1
 
 
 async def test_an_auth_that_is_no_answer() -> None:

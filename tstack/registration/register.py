@@ -22,7 +22,7 @@ from typing import Any
 from aiohttp import web
 
 from tstack.identity.admin import AlreadyExists, create_user
-from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password
+from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password, scram_verifier
 from tstack.identity.users import User
 from tstack.logs import RateLimited, clean
 from tstack.pki.authority import Authority
@@ -177,6 +177,7 @@ class Registrar:
             rights=(f"{name}/#",),
             device_type=device_type,
             certificates=(issued.serial,),
+            scram=scram_verifier(password, DEVICE_COST),
         )
         return Registered(name, password, self._broker_url, issued.certificate_pem, private_pem, self._ca_pem), user
 
