@@ -145,6 +145,7 @@ def test_any_messages_in_any_pieces(messages: list[tuple[bytes, int]], step: int
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+@pytest.mark.proves("5.0 6.0.0-1", "3.1.1 6.0.0-1")
 def test_what_is_sent_is_one_binary_frame(size: int) -> None:
     """Unmasked, with a length as short as can be."""
     payload = b"x" * size

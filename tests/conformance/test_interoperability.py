@@ -233,6 +233,7 @@ def table() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("kind", "version", "way", "behaviour"), list(table()))
+@pytest.mark.proves("3.1.1 7.0.0-2")
 async def test_contract(
     places: dict[str, Where], kind: type[OtherClient], version: int, way: str, behaviour: Behaviour
 ) -> None:

@@ -326,6 +326,7 @@ def test_the_connect_deadline_ends_with_the_connect() -> None:
 
 
 @pytest.mark.parametrize("start", [0.5, 1000.5])
+@pytest.mark.proves("3.1.1 3.1.2-24")
 def test_keep_alive_ends_at_one_and_a_half_times(start: float) -> None:
     """[MQTT-3.1.2-24], SEC-40: never before 1.5 times, at most about a second late; also soon after the machine started."""
     world = World()
