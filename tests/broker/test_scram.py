@@ -129,7 +129,7 @@ async def test_another_user_than_the_connect_says() -> None:
 @pytest.mark.parametrize(
     "packet", [b"\xc0\x00", publish("a", version=5), auth(0x18, b"x", b"\x15" + text("OTHER")), auth(0x00, b"x")]
 )
-@pytest.mark.proves("5.0 3.1.2-30 3.14.0-1")
+@pytest.mark.proves("5.0 3.1.2-30 3.14.0-1 4.12.0-5")
 async def test_nothing_but_the_answer_is_taken_before_connack(packet: bytes) -> None:
     """5.0 [MQTT-3.1.2-30], 5.0 [MQTT-3.14.0-1]: the connection ends, and no DISCONNECT comes before a CONNACK."""
     async with serving() as broker:
@@ -168,6 +168,17 @@ async def test_logins_again_that_fail_get_the_address_banned() -> None:
             assert await peer.rest() == b"\xe0\x01\x87"
         assert gate.bans.find(ADDRESS, "127.0.0.1") is not None
         assert broker.broker.router.counters.hits["login_failures"] == 1
+
+
+@pytest.mark.proves("5.0 4.12.1-1")
+async def test_a_login_again_by_another_method() -> None:
+    """5.0 [MQTT-4.12.1-1]: an error, whatever the method is."""
+    async with serving() as broker:
+        await add(broker, "ann", "secret")
+        peer = await login(broker)
+        peer.write(auth(0x19, ScramClient("ann", "secret").first, b"\x15" + text("OTHER")))
+        rest = await peer.rest()
+        assert (rest[0], rest[2]) == (0xE0, 0x82)
 
 
 @pytest.mark.proves("5.0 4.12.0-3 3.15.2-1")

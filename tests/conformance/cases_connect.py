@@ -225,7 +225,9 @@ case("a will is said once, and not again when a session that stays ends another 
     lambda k: [
         k.hello("b"), k.sub((k.t, 0), who="b"),
         k.hello(clean=False, properties=b"\x11\x00\x00\x02\x58" + QUIET, will=Will(k.t, b"w")), cut(),
-        Step("b", b"", k.publish(b"w")), k.keep(present=True), cut(), k.keep(present=True),
+        Step("b", b"", k.publish(b"w")), k.keep(present=True), cut(),
+        k.hello(clean=False, properties=b"\x11\x00\x00\x02\x58" + QUIET, will=Will(k.t, b"2"), present=True), cut(),
+        Step("b", b"", k.publish(b"2")), k.hello(),
     ]
 )  # fmt: skip
 case("a will without RETAIN is not kept, and leaves alone what is", "3.1.2-14", "3.1.2-16")(
@@ -281,7 +283,7 @@ case("what a will says of itself travels with it", "3.1.3-10 3.3.2-4")(
         Step("b", b"", k.publish(b"w", properties=WILL_SAYS[2:7] + WILL_SAYS[:2] + WILL_SAYS[7:])),
     ]
 )  # fmt: skip
-case("a will that is not the text that it says it is", "3.2.2-8")(
+case("a will that is not the text that it says it is", "3.2.2-8 3.1.2-29")(
     lambda k: refused(k, k.connect(will=Will(k.t, b"\xff", properties=b"\x01\x01")), 0x99)
 )
 

@@ -236,3 +236,23 @@ def test_a_topic_alias_is_not_spent_on_what_is_dropped() -> None:
         if message.topic:
             topics[message.properties] = message.topic
         assert topics[message.properties].startswith("a/long/topic/")
+
+
+@pytest.mark.proves("5.0 2.2.1-4", "3.1.1 2.3.1-4")
+def test_an_identifier_that_is_in_use_is_passed_over() -> None:
+    """When all 65 535 have had their turn, the next one is the first that is free."""
+    world = World(Limits(inflight=10))
+    line = world.client("s")
+    line.subscribe(("a", 1))
+    sender = world.client("p")
+    seen_pids = []
+    for number in range(65_540):
+        sender.write(publish("a", b"", 1, 1))
+        sender.read()
+        pid = int.from_bytes(line.read()[-2:], "big")
+        if number in (0, 1):
+            assert pid == number + 1  # these two stay in flight
+        else:
+            seen_pids.append(pid)
+            line.write(b"\x40\x02" + u16(pid))
+    assert seen_pids == [*range(3, 65536), *range(3, 10)][: len(seen_pids)]
