@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,44 @@ def test_sighup_reads_the_settings_again(tmp_path: Path) -> None:
         program.wait_for("taken up at the next start: durability")
         assert program.stop() == 0
         assert "Traceback" not in program.output
+
+
+def test_sighup_takes_up_what_can_change_in_a_running_broker(tmp_path: Path) -> None:
+    """Limits, networks and origins at once, each with its old and its new value; what clients were told, and ports, not."""
+    config = tmp_path / "tserve.yml"
+    config.write_text("limit: packet=1MiB topic_levels=5\n")
+    with tserve(tmp_path, f"-config={config}") as program:
+        url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
+        config.write_text(
+            "limit: packet=2MiB message_rate=100 ban=10m\ntrusted: 10.0.0.0/8\norigins: https://a.example\n"
+            "trustproxies: 10.1.1.1\ndurability: none\n"
+        )
+        hang_up(program, r"settings reloaded: ")
+        said = program.wait_for("settings reloaded: (.*)")[1]
+        for words in (
+            "limit topic_levels 5 -> 128", "limit message_rate 0 -> 100", "limit ban 5m -> 10m",
+            "trusted 127.0.0.0/8 ::1/128 -> 10.0.0.0/8", "origins (none) -> https://a.example",
+            "trustproxies (none) -> 10.1.1.1/32",
+        ):  # fmt: skip
+            assert words in said
+        waits = program.wait_for("taken up at the next start: (.*)")[1]
+        assert sorted(waits.split(", ")) == ["durability", "limit packet 1MiB -> 2MiB"]
+        shown = fetch(f"{url}/metrics")
+        assert 'tstack_limit{name="message_rate"} 100' in shown
+        assert f'tstack_limit{{name="packet"}} {1 << 20}' in shown
+        config.write_text("proxyprotocol: mqtt\n")
+        hang_up(program, "the settings stay as they are: -proxyprotocol needs -trustproxies")
+        config.write_text("limit: packet=1MiB topic_levels=0\n")
+        hang_up(program, "the settings stay as they are: .*topic_levels")
+        assert fetch(f"{url}/metrics").count("\n") == shown.count("\n")
+        assert program.stop() == 0
+        assert "Traceback" not in program.output
+
+
+def fetch(url: str) -> str:
+    """What the admin listener answers."""
+    with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
+        return str(reply.read().decode())
 
 
 def hang_up(program: Running, expected: str) -> None:

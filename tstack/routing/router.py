@@ -67,6 +67,14 @@ class Router:
         self.on_offence: Callable[[Channel, MqttError], None] | None = None
         """Told when a channel is closed because of what its client did."""
 
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on. What is kept or connected beyond a smaller one stays, and nothing is added to it."""
+        self.limits = limits
+        self.retained.limit(limits)
+        self.system.limit(limits)
+        self.sessions.limit(limits)
+        self.generation += 1  # a topic that has a route may be too long now
+
     # -- routes ------------------------------------------------------------------------------------------------------------
 
     def route(self, topic: bytes, session: Session) -> Route:
