@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(values: Values, flags: argparse.Namespace) -> int:
     check_usage(values)
     if flags.check_config:
-        findings = checks.examine(values, checks.BROKER)
+        from tstack.cli.listener_checks import BROKER
+
+        findings = checks.examine(values, BROKER)
         checks.show(findings)
         return checks.exit_code(findings)
     options = broker_options(values)
