@@ -399,3 +399,17 @@ def test_session_expiry_of_5() -> None:
     assert expiry(100) in line.read()
     line.write(b"\xe0\x07\x00\x05" + expiry(0))
     world.assert_empty()
+
+
+def test_what_waits_behind_a_smaller_receive_maximum_is_counted() -> None:
+    """A client that comes back with less room has a queue from the start; what comes into it then is seen from outside."""
+    world = World()
+    keep = b"\x11\x00\x00\x02\x58"
+    line = world.client("s", version=5, clean=False, properties=keep)
+    line.subscribe(("a", 1))
+    sender = world.client("p")
+    sender.write(publish("a", b"1", 1, 1), publish("a", b"2", 1, 2))
+    line.cut()
+    world.client("s", version=5, clean=False, properties=keep + b"\x21\x00\x01")
+    sender.write(publish("a", b"3", 1, 3))
+    assert world.router.sessions.queued() == (1, 2)

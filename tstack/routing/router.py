@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
-from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation
+from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation, shown
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
 from tstack.routing import answers
@@ -315,7 +315,7 @@ class Router:
             raise MqttError("no local on a shared subscription", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.8.3-4]
         if not session.permissions.may_subscribe(filter_):
             self.counters.subscriptions_denied += 1
-            raise MqttError(f"may not subscribe to {filter_}", ReasonCode.NOT_AUTHORIZED)
+            raise MqttError(f"may not subscribe to {shown(filter_)}", ReasonCode.NOT_AUTHORIZED)
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
             self.counters.hit("subscriptions")
             raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)

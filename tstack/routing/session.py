@@ -348,6 +348,7 @@ class Session(Timed):
                 if self._again is None:
                     self._again = deque()
                     self.queue = self.queue or deque()  # so that an acknowledgement pumps, and nothing new overtakes
+                    self.router.sessions.with_queue.add(self)
                 self._again.append(pid)
         for pid in dropped:
             self._forget(pid)

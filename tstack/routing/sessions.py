@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.connect import ConnAck, Connect
-from tstack.mqtt.errors import MqttError
+from tstack.mqtt.errors import MqttError, shown
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
 from tstack.routing import outlet
@@ -174,7 +174,7 @@ class Sessions:
             return None
         self._router.check_topic(will.topic, len(will.topic.encode()))
         if will.topic.startswith("$SYS") or not permissions.may_publish(will.topic):
-            raise MqttError(f"may not leave a will for {will.topic}", ReasonCode.NOT_AUTHORIZED)
+            raise MqttError(f"may not leave a will for {shown(will.topic)}", ReasonCode.NOT_AUTHORIZED)
         properties = b""
         if connect.version >= 5 and not will.properties.is_empty():
             if (
