@@ -8,7 +8,7 @@ PROJECT := pyproject.toml setup.py
 WORKERS ?= 3
 SOURCES := $(shell find tstack -name '*.py')
 
-.PHONY: run test test-compiled services lint bench clean
+.PHONY: run test test-compiled services lint bench fuzz clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/tstack up --data-dir var --certs-dir certs
@@ -33,9 +33,14 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp services
 	$(BIN)/python -m tests.bench
 
+# Long runs of everything that `make test` fuzzes for a moment: FUZZ_SECONDS for each of the TARGETS.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.fuzz -seconds $(FUZZ_SECONDS) $(TARGETS)
+
 # What can be made again. State (var) and certificates (certs) stay.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made.stamp:

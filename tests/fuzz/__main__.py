@@ -1,8 +1,8 @@
-"""`python -m tests.fuzz [TARGET ...] [-seconds N | -runs N]`: fuzz some targets, one after the other; without a name all of them.
+"""`python -m tests.fuzz [TARGET ...] [-seconds N | -runs N]`: fuzz some targets, one after the other; without a name all.
 
 What is found lies in `.fuzz/findings/TARGET`, and the command that repeats it is printed; `.fuzz/corpus/TARGET` keeps inputs
-that reached something new, for the next run. `-repeat FILE` runs one input, or a folder of them. The target `server` is a tserve
-of its own process under mutated streams (SEC-25).
+that reached something new, for the next run. `-repeat FILE` runs one input, or a folder of them. The target `server` is a
+tserve of its own process under mutated streams (SEC-25).
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ def main(args: Sequence[str] | None = None) -> int:
     """0: nothing was found. 1: something was, and was told."""
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join((*NAMES, SERVER))}; default: all")
-    parser.add_argument("-seconds", type=float, default=0.0, help="how long each target runs (default, without -runs: 60)")
+    parser.add_argument(
+        "-seconds", type=float, default=0.0, help="how long each target runs (default, without -runs: 60)"
+    )
     parser.add_argument("-runs", type=int, default=0, help="how many inputs each target gets")
     parser.add_argument("-seed", type=int, default=0, help="of the random choices; default: another one each time")
     parser.add_argument("-folder", type=Path, default=ROOT / ".fuzz", help="for findings and corpus")
-    parser.add_argument("-repeat", type=Path, metavar="FILE", help="an input of the one target that is named, or a folder")
+    parser.add_argument(
+        "-repeat", type=Path, metavar="FILE", help="an input of the one target that is named, or a folder"
+    )
     options = parser.parse_args(args)
     targets = options.targets or [*NAMES, SERVER]
     if options.repeat is not None:
@@ -59,7 +63,9 @@ def _fuzz(name: str, seconds: float, options: argparse.Namespace) -> bool:
         return serve(seconds, options.runs, seed, findings)
     kind = "atheris" if engine.has_atheris() else "own"
     if kind == "own":
-        print(f"{name}: there is no atheris here, so that our own mutator has to do, which does not see what it reaches")
+        print(
+            f"{name}: there is no atheris here, so that our own mutator has to do, which does not see what it reaches"
+        )
     before = set(findings.iterdir())
     command = [sys.executable, "-m", "tests.fuzz.engine", kind, name, f"-runs={options.runs}", f"-seconds={seconds}",
                f"-seed={seed}", f"-corpus={options.folder / 'corpus' / name}", f"-findings={findings}"]  # fmt: skip

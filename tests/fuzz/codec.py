@@ -105,4 +105,4 @@ def _seeds() -> list[bytes]:
             enumerate(tables)]  # fmt: skip
 
 
-TARGET = Target("codec", check, _seeds, behind(2), size=4200, runs=3000)
+TARGET = Target("codec", check, _seeds, behind(2), size=4200, runs=1000)

@@ -1,8 +1,9 @@
 """One target under a fuzzer, in a process of its own: `python -m tests.fuzz.engine atheris|own TARGET ...`.
 
-atheris (libFuzzer for Python) instruments the bytecode of tstack as it is imported, keeps what reaches something new, and builds
-on it. It can be run once in a process, ends it by itself, and needs a wheel; where there is none, our own mutator goes through the
-seeds without knowing what it has reached. Both write an input that fails into the folder of findings and end with code 77.
+atheris (libFuzzer for Python) instruments the bytecode of tstack as it is imported, keeps what reaches something new, and
+builds on it. It can be run once in a process, ends it by itself, and needs a wheel; where there is none, our own mutator goes
+through the seeds without knowing what it has reached. Both write an input that fails into the folder of
+findings and end with code 77.
 """
 
 from __future__ import annotations

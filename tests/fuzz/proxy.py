@@ -29,8 +29,13 @@ def _parsed(data: bytes) -> Header | str | None:
     try:
         return parse(data)
     except ProxyError as error:
-        assert str(error).isprintable()
-        return "refused"
+        return _told(error)
+
+
+def _told(error: ProxyError) -> str:
+    """The words must be fit for a log; which ones may depend on the pieces."""
+    assert str(error).isprintable()
+    return "refused"
 
 
 def _seeds() -> list[bytes]:

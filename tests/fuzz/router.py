@@ -18,7 +18,7 @@ from tests.fuzz.clients import Reader
 from tests.fuzz.invariants import check_state
 from tests.fuzz.mutate import havoc, stream
 from tests.fuzz.target import Target, documented, pieces
-from tests.routing.wire import PINGREQ, PINGRESP, Line, World, publish, puback, rights, seen
+from tests.routing.wire import PINGREQ, PINGRESP, Line, World, puback, publish, rights, seen
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.mqtt.errors import MqttError
 from tstack.routing import outlet

@@ -158,8 +158,10 @@ def _check_rights(topic: str, filters: list[str]) -> None:
 def _seeds() -> list[bytes]:
     texts = [
         "sport/tennis\nsport/#\nsport/+\n+/tennis\n#\n+/+\n+", "/finance\n+/+\n/+\n+\n#\n/#", "$SYS/a\n#\n+/a\n$SYS/#\n$SYS/+",
-        "a\n$share/g/a\n$share/g/#\na/#\n+\n$share/g/+", "a/b\na/+/#\n+/b/#\na/b/c\n$share//a\n$share/+/a", "/\n/\n/#\n+/\n+/#\n/+",
-        "$\n$\n$/#\n+/#\n$share/$/x\n$share", "ä/\ufeff\nä/+\nä/#\n+/\ufeff", "a/$x\n+/$x\na/$x/#\n$x", "//\n//#\n+/+/+\n/+/\n/#",
+        "a\n$share/g/a\n$share/g/#\na/#\n+\n$share/g/+",
+        "a/b\na/+/#\n+/b/#\na/b/c\n$share//a\n$share/+/a", "/\n/\n/#\n+/\n+/#\n/+",
+        "$\n$\n$/#\n+/#\n$share/$/x\n$share", "ä/\ufeff\nä/+\nä/#\n+/\ufeff", "a/$x\n+/$x\na/$x/#\n$x",
+        "//\n//#\n+/+/+\n/+/\n/#",
         "a" + "/a" * 127 + "\n" + "+/" * 127 + "#\n#", "a\0b\na#\n+a\n#/a\n\n", "#\n+\na+\n",
     ]  # fmt: skip
     return [text.encode() for text in texts] + [b"\xed\xa0\x80\n\xed\xb0\x80", b"a\xff\na\xc0\x80", b"~\xff\n~\xff"]

@@ -70,13 +70,18 @@ def _accepted(request: bytes, out: bytes, policy: Policy) -> None:
         place = origin.lower().partition(b"://")[2]
         host = values[b"host"].lower()
         strip = lambda name: re.sub(rb":\d+$", b"", name)  # noqa: E731
-        assert origin.lower().decode("latin-1") in policy.origins or strip(place) == strip(host), "a page of somebody else"
+        assert origin.lower().decode("latin-1") in policy.origins or strip(place) == strip(host), (
+            "a page of somebody else"
+        )
 
 
 def _seeds() -> list[bytes]:
     heads = [data for data, _ in REFUSED.values()] + [head()]
     heads += [head(Host=host, Origin=origin) for origin, host, _, _, _ in ORIGINS]
-    return [bytes((n % 4, n % 4)) + data + b"\r\n\r\n" for n, data in enumerate(heads)] + [b"\0\0GET", b"\0\0\x10\x0c\x00\x04MQTT"]
+    return [bytes((n % 4, n % 4)) + data + b"\r\n\r\n" for n, data in enumerate(heads)] + [
+        b"\0\0GET",
+        b"\0\0\x10\x0c\x00\x04MQTT",
+    ]
 
 
 TARGET = Target("upgrade", check, _seeds, size=HEAD + 500, runs=2000)

@@ -1,7 +1,7 @@
 """WebSocket frames: any bytes after the handshake, whole and in pieces; and any message in any frames.
 
-An input is a byte for the cuts, a byte for how it is read, and bytes: frames as they are, or (odd) sizes and payload that frames
-are written for.
+An input is a byte for the cuts, a byte for how it is read, and bytes: frames as they are, or (odd) sizes and payload that
+frames are written for.
 """
 
 from __future__ import annotations
@@ -90,4 +90,4 @@ def _seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
-TARGET = Target("websocket", check, _seeds, size=3000, runs=3000)
+TARGET = Target("websocket", check, _seeds, size=3000, runs=1500)
