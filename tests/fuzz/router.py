@@ -1,7 +1,8 @@
 """The router: several clients send any bytes in any order; rights change, users are thrown out, time passes.
 
-An input is a byte for the set-up, a byte for the cuts, and steps: a byte for what happens, one for details, one for the size of
-what is sent, and that. It is played twice, whole and in pieces, and everything that anybody is sent must be the same.
+An input is a byte for the set-up (the limits, and 4: with a journal), a byte for the cuts, and steps: a byte for what happens,
+one for details, one for the size of what is sent, and that. It is played twice, whole and in pieces, and everything that
+anybody is sent must be the same. With a journal, what is durable must be what is live.
 
 `ann` and `eve` are the attackers. `bob`, who is let alone, publishes what nobody else may see, and is served to the end.
 """
@@ -10,15 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import product
 from random import Random
 
 from tests.conformance import cases_connect, cases_messages, cases_publish, cases_subscribe
 from tests.conformance.kit import CASES
 from tests.fuzz.clients import Reader
+from tests.fuzz.disk import Disk
 from tests.fuzz.invariants import check_state
 from tests.fuzz.mutate import havoc, stream
 from tests.fuzz.target import Target, documented, pieces
-from tests.routing.wire import PINGREQ, PINGRESP, Line, World, puback, publish, rights, seen
+from tests.routing.wire import (
+    PINGREQ,
+    PINGRESP,
+    Line,
+    World,
+    connect,
+    puback,
+    pubcomp,
+    publish,
+    pubrec,
+    pubrel,
+    rights,
+    seen,
+    subscribe,
+)
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.mqtt.errors import MqttError
 from tstack.routing import outlet
@@ -57,9 +74,10 @@ def check(data: bytes) -> None:
     if len(data) < 2:
         return
     limits, how, steps = LIMITS[data[0] & 3], data[1], list(_steps(data[2:]))
-    whole = _Play(limits).play(steps, 0)
+    journal = bool(data[0] & 4)
+    whole = _Play(limits, journal).play(steps, 0)
     if how and limits is not METERED:  # a rate counts what is read at a time
-        assert _Play(limits).play(steps, how) == whole, "in pieces it is something else"
+        assert _Play(limits, journal).play(steps, how) == whole, "in pieces it is something else"
 
 
 def _steps(data: bytes) -> Iterator[Step]:
@@ -75,8 +93,9 @@ def _steps(data: bytes) -> Iterator[Step]:
 class _Play:
     """One run of the steps."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, journal: bool) -> None:
         self.world = World(limits, ann=RIGHTS[0], eve=RIGHTS[1], bob=rights("bob/#"))
+        self.disk = Disk(self.world) if journal else None
         self.world.router.on_offence = self._offence
         self.readers: dict[str, Reader] = {}
         self.lines: dict[int, tuple[Line, Reader]] = {}
@@ -84,7 +103,8 @@ class _Play:
         self.granted = {"ann": [RIGHTS[0]], "eve": [RIGHTS[1]]}
         """The rights that each of them has had: what waits in a blocked connection was sent by older ones."""
         self.bob = self.world.client("bob", "bob", version=5, clean=False, properties=b"\x11\x00\x01\x00\x00")
-        assert self.bob.subscribe(("bob/#", 1)) == [1]
+        self.bob.write(subscribe(1, ("bob/#", 1), version=5))
+        self._commit()
         self.bob.write(publish("bob/kept", SECRET, retain=True, version=5))
         self.bob.read()
 
@@ -92,6 +112,8 @@ class _Play:
         """Play them; what every connection was sent."""
         for number, (kind, detail, data) in enumerate(steps):
             self._step(kind, detail, data, how + number if how > 1 else how)
+            if not detail & 0x80:
+                self._commit()
             self._look()
         self._end()
         return [reader.all for reader in self.old]
@@ -119,10 +141,17 @@ class _Play:
         elif kind == BOB:
             self._bob_speaks(detail & 1)
 
+    def _commit(self) -> None:
+        """All that was noted so far becomes durable, and what waited for it is sent."""
+        if self.disk is not None:
+            self.disk.commit()
+
     def _bob_speaks(self, qos: int) -> None:
         """He publishes to himself, is answered, and gets his message."""
         assert self.bob.channel.state == outlet.OPEN
-        self.bob.write(publish("bob/live", SECRET, qos, 1, version=5), PINGREQ)
+        self.bob.write(publish("bob/live", SECRET, qos, 1, version=5))
+        self._commit()
+        self.bob.write(PINGREQ)
         packets = self.bob.packets()
         messages = [seen(packet, 5) for packet in packets if packet[0] >> 4 == 3]
         assert [(one.topic, one.payload, one.qos) for one in messages] == [("bob/live", SECRET, qos)]
@@ -156,7 +185,7 @@ class _Play:
                 topic = reader.topic(packet)
                 assert any(one.may_receive(topic) for one in self.granted[user]), f"{user} was sent {topic!r}"
                 assert packet.payload != SECRET or RIGHTS[2] in self.granted[user], "what only bob may see"
-        check_state(self.world)
+        check_state(self.world, self.disk is not None)
         assert self.world.router.counters.hits.keys() <= SIZES
 
     def _offence(self, channel: Channel, error: MqttError) -> None:
@@ -169,6 +198,7 @@ class _Play:
             if not line.closed:
                 line.cut()
         self._wait(2 * LIMITS[1].session_expiry)
+        self._commit()
         self.world.assert_empty()
         assert {message.topic for message in self.world.router.retained.match("bob/#")} <= {b"bob/kept"}
 
@@ -185,7 +215,7 @@ def _mutated(data: bytes, random: Random) -> bytes:
         return havoc(data, random)
     head = data[:2]
     if random.randrange(6) == 0:
-        head = bytes((random.randrange(4), random.randrange(256)))
+        head = bytes((random.randrange(8), random.randrange(256)))
     for _ in range(random.choice((1, 1, 2, 4))):
         at = random.randrange(len(steps))
         kind, detail, sent = steps[at]
@@ -212,7 +242,7 @@ def _seeds() -> list[bytes]:
     """The conformance cases: `a` and `b` are ann's, any other eve's."""
     found: list[bytes] = []
     for number, case in enumerate(CASES):
-        out = bytes((number % 3, number % 7))
+        out = bytes((number % 7, number % 5))
         for step in case.steps:
             line = {"a": 0, "b": 1}.get(step.who, 2)
             if step.sent and len(step.sent) < 256:
@@ -220,6 +250,33 @@ def _seeds() -> list[bytes]:
             if step.closed and not step.sent:
                 out += record(CUT, line)
         found.append(out)
+    return found + _kept()
+
+
+def _kept() -> list[bytes]:
+    """A session that is kept, with its messages in every state, and what can become of it."""
+    found: list[bytes] = []
+    keep = b"\x11\x00\x00\x02\x58"
+    for number, (version, qos, again) in enumerate(product((4, 5), (1, 2), (keep, b"", keep + b"\x21\x00\x01"))):
+        wanted = subscribe(1, ("case/#", qos), ("$share/g/case/+", qos), version=version)
+        steps = [
+            record(WRITE, 0, connect("kept", version=version, clean=False, properties=keep) + wanted),
+            record(WRITE, 2 | number & 1 << 7, connect("other", version=version, clean=False, properties=keep)),
+            record(WRITE, 1, connect("sender", version=version)),
+            *(
+                record(WRITE, 1, publish("case/x", b"%d" % n, qos, n, retain=n == 2, version=version))
+                for n in (1, 2, 3)
+            ),
+            record(WRITE, 0x80, puback(1) if qos == 1 else pubrec(1)),
+            record(CUT, number << 7 & 0x80),
+            record(WRITE, 1, publish("case/y", b"4", qos, 4, version=version)),
+            record(WRITE, 0, connect("kept", version=version, clean=False, properties=again)),
+            record(WRITE, 0, puback(2) if qos == 1 else pubrec(2) + pubcomp(1)),
+            record(WRITE, 1, pubrel(1) if qos == 2 else PINGREQ),
+            record(RIGHT, (number % len(RIGHTS)) << 2),
+            record(EXPEL, number & 4),
+        ]
+        found.append(bytes((4 | number & 1, number)) + b"".join(steps))
     return found
 
 

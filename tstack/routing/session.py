@@ -193,6 +193,11 @@ class Session(Timed):
         self._shared = None
         self._again = None
 
+    def let_go_of_journal(self) -> None:
+        """The journal keeps nothing of it any more."""
+        self.number = 0
+        self._owed = None
+
     def unfinished_shares(self) -> list[Delivery]:
         """What another member of a shared subscription may take over: QoS 1 in flight, and what was never sent.
 
