@@ -60,8 +60,11 @@ def with_atheris(name: str, runs: int, seconds: float, seed: int, corpus: Path, 
 
     with atheris.instrument_imports(include=["tstack"]):
         from tests.fuzz.target import load
+        from tstack.mqtt import framing
 
         target = load(name)
+    if not str(framing.__file__).endswith(".py"):
+        sys.exit("tstack is compiled here, and what is compiled cannot be instrumented: install it with TSTACK_PURE=1")
 
     def mutate(data: bytes, most: int, number: int) -> bytes:
         """Half by libFuzzer, which knows what was compared with what; half by us, who know what a packet is."""

@@ -62,7 +62,8 @@ def main(seconds: float, runs: int, seed: int, findings: Path) -> bool:
         finding = findings / f"seed-{seed}.txt"
         finding.write_text("\n".join([str(error), "", *log, ""]))
         print(f"server: {error}\nserver: what was sent last is in {finding}")
-        print(f"server: repeat it with: python -m tests.fuzz server -seed {seed} -runs {len(log) or 1}+")
+        last = int(log[-1].split()[0]) if log else 1
+        print(f"server: repeat it with: python -m tests.fuzz server -seed {seed} -runs {last}")
         return False
     return True
 
@@ -97,12 +98,13 @@ def _attack(broker: _Broker, seconds: float, runs: int, random: Random, log: deq
     while (not runs or count < runs) and time.monotonic() < end:
         if len(lines) >= OPEN:
             lines.popleft().close(random)
-        line = _Attacker(broker, random, log)
+        count += 1
+        line = _Attacker(broker, random)
+        log.append(f"{count} {line}")
         lines.append(line)
         line.send()
         for other in lines:
             other.drain()
-        count += 1
         if count % EVERY == 0:
             bystander.speak()
             broker.look()
@@ -205,7 +207,7 @@ class _Bystander:
 class _Attacker:
     """One connection and what is sent on it, all of it chosen at once."""
 
-    def __init__(self, broker: _Broker, random: Random, log: deque[str]) -> None:
+    def __init__(self, broker: _Broker, random: Random) -> None:
         scheme = random.choice(SCHEMES)
         self._hello = b""
         data = _stream(random)
@@ -213,8 +215,11 @@ class _Attacker:
             self._hello = HANDSHAKE if random.randrange(8) else havoc(HANDSHAKE, random)
             data = _framed(data, random)
         self._chunks = list(pieces(data, random.choice((0, 0, random.randrange(256)))))
-        log.append(f"{scheme} {self._hello!r} {' '.join(chunk.hex() for chunk in self._chunks)}")
+        self._scheme = scheme
         self._line: socket.socket | None = broker.dial(scheme)
+
+    def __str__(self) -> str:
+        return f"{self._scheme} {self._hello!r} {' '.join(chunk.hex() for chunk in self._chunks)}"
 
     def send(self) -> None:
         """Send as much as is taken, after the handshake, which has to be answered when it is a good one."""

@@ -73,7 +73,7 @@ STEP = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.integers(0, 7), st.integers(0, 255), st.lists(STEP, max_size=12), st.sampled_from([4, 5]))
 def test_clients_at_odds(limits: int, how: int, steps: list[bytes], version: int) -> None:
     """Three that have logged in, two of them of one user, and then anything."""
