@@ -42,4 +42,4 @@ def _seeds() -> list[bytes]:
     return [data for data, _ in GOOD.values()] + list(BAD.values())
 
 
-TARGET = Target("proxy", check, _seeds, size=V2_SIZE + 100, runs=3000)
+TARGET = Target("proxy", check, _seeds, size=V2_SIZE + 100, runs=1500)

@@ -280,4 +280,4 @@ def _kept() -> list[bytes]:
     return found
 
 
-TARGET = Target("router", check, _seeds, _mutated, size=3000, runs=250)
+TARGET = Target("router", check, _seeds, _mutated, size=3000, runs=150)

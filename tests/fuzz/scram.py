@@ -87,4 +87,4 @@ def _seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
-TARGET = Target("scram", check, _seeds, size=1500, runs=3000)
+TARGET = Target("scram", check, _seeds, size=1500, runs=1500)

@@ -29,7 +29,7 @@ from tests.fuzz.mutate import havoc, stream
 from tests.fuzz.router import PACKETS
 from tests.fuzz.target import pieces
 from tests.processes import PATIENCE, Running, command, wait_until
-from tests.routing.wire import Will, connect, puback, publish, subscribe
+from tests.routing.wire import Will, connect, frame, puback, publish, subscribe, text
 from tstack.identity.admin import create_user
 from tstack.identity.passwords import DEVICE_COST, hash_password
 from tstack.identity.users import User
@@ -286,8 +286,19 @@ def _stream(random: Random) -> bytes:
             return stream(login + rest, random, PACKETS)
         case 4:
             return login + havoc(rest, random)
+        case 5:
+            return stream(_scram(random), random) + rest
         case _:
             return login + stream(rest, random, PACKETS)
+
+
+def _scram(random: Random) -> bytes:
+    """A login by SCRAM without the proof, and more of it while connected."""
+    method = b"\x15" + text("SCRAM-SHA-256")
+    first = method + b"\x16" + text("n,,n=ann,r=abcdefgh")
+    final = method + b"\x16" + text("c=biws,r=abcdefgh,p=" + "A" * 43 + "=")
+    login = connect(f"s{random.randrange(60)}", version=5, properties=first if random.randrange(3) else method)
+    return login + b"".join(frame(0xF0, bytes((code, len(one))) + one) for code, one in ((0x18, first), (0x18, final)))
 
 
 def _framed(data: bytes, random: Random) -> bytes:

@@ -167,4 +167,4 @@ def _seeds() -> list[bytes]:
     return [text.encode() for text in texts] + [b"\xed\xa0\x80\n\xed\xb0\x80", b"a\xff\na\xc0\x80", b"~\xff\n~\xff"]
 
 
-TARGET = Target("topics", check, _seeds, size=800, runs=2000)
+TARGET = Target("topics", check, _seeds, size=800, runs=1000)
