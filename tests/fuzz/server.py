@@ -25,11 +25,12 @@ import pytest
 
 from tests.broker.test_upgrade import head
 from tests.broker.test_websocket import BINARY, CLOSE, PING, masked
+from tests.conformance.kit import CASES
 from tests.fuzz.mutate import havoc, stream
 from tests.fuzz.router import PACKETS
 from tests.fuzz.target import pieces
 from tests.processes import PATIENCE, Running, command, wait_until
-from tests.routing.wire import Will, connect, frame, puback, publish, subscribe, text
+from tests.routing.wire import Will, connect, frame, puback, pubcomp, publish, pubrec, subscribe, text
 from tstack.identity.admin import create_user
 from tstack.identity.passwords import DEVICE_COST, hash_password
 from tstack.identity.users import User
@@ -266,6 +267,9 @@ class _Attacker:
         self._line = None
 
 
+FLOWS = [b"".join(step.sent for step in case.steps if step.sent[:1] != b"\x10") for case in CASES]
+"""What both sides of a conformance case send, as if they were one."""
+
 ASKED = (b"", b"\x17\x00", b"\x11\x00\x00\x00\x05\x21\x00\x03\x22\x00\x04", b"\x27\x00\x00\x00\x14")
 """Properties of a CONNECT: none, no words, a session that is kept with a small window and aliases, small packets."""
 
@@ -274,11 +278,12 @@ def _stream(random: Random) -> bytes:
     """MQTT: mostly a good login and packets with faults behind it."""
     version = random.choice((3, 4, 5))
     login = connect(
-        f"f{random.randrange(60)}", version=version, clean=random.randrange(3) > 0, keep_alive=random.choice((0, 1, 60)),
+        f"f{random.randrange(20)}", version=version, clean=random.randrange(3) > 0, keep_alive=random.choice((0, 1, 60)),
         will=Will("ann/will", retain=True) if random.randrange(4) == 0 else None, username="ann",
         password=PASSWORD.encode(), properties=random.choice(ASKED),
     )  # fmt: skip
-    rest = b"".join(random.choice(PACKETS) for _ in range(random.randint(1, 12)))
+    rest = random.choice(FLOWS) + b"".join(random.choice(PACKETS) for _ in range(random.randint(0, 6)))
+    rest += b"".join(random.choice((puback, pubrec, pubcomp))(pid) for pid in range(1, random.randint(1, 5)))
     match random.randrange(10):
         case 0:
             return random.randbytes(random.randint(1, 300))
