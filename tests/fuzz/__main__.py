@@ -70,7 +70,7 @@ def _fuzz(name: str, seconds: float, options: argparse.Namespace) -> bool:
     command = [sys.executable, "-m", "tests.fuzz.engine", kind, name, f"-runs={options.runs}", f"-seconds={seconds}",
                f"-seed={seed}", f"-corpus={options.folder / 'corpus' / name}", f"-findings={findings}"]  # fmt: skip
     print(f"{name}: {kind}, seed {seed}", flush=True)
-    done = subprocess.run(command, cwd=ROOT, check=False)
+    done = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL)
     for finding in sorted(set(findings.iterdir()) - before):
         print(f"{name}: repeat it with: python -m tests.fuzz {name} -repeat {finding}")
     return done.returncode == 0

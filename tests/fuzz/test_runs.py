@@ -33,17 +33,17 @@ def need_atheris() -> None:
     pytest.skip(f"atheris is not installed; {'it has' if has_wheel else 'there is no'} wheel for {place}")
 
 
-def fuzz(folder: Path, *args: str) -> tuple[int, str]:
-    """`python -m tests.fuzz` with these arguments; its exit code and what was said."""
-    done = run([sys.executable, "-m", "tests.fuzz", *args, f"-folder={folder}"], cwd=ROOT, timeout=LONG)
-    return done.returncode, done.stdout + done.stderr
+def fuzz(capfd: pytest.CaptureFixture[str], folder: Path, *args: str) -> tuple[int, str]:
+    """What `python -m tests.fuzz` does with these arguments; its exit code and what was said, by the fuzzer's process, too."""
+    code = main([*args, f"-folder={folder}"])
+    return code, "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_atheris(name: str, tmp_path: Path) -> None:
+def test_atheris(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It reaches something new, and finds nothing."""
     need_atheris()
-    code, said = fuzz(tmp_path, name, f"-runs={load(name).runs}")
+    code, said = fuzz(capfd, tmp_path, name, f"-runs={load(name).runs}")
     assert code == 0, said[-5000:]
     assert "nothing was found" in said
     covered = [int(one) for one in re.findall(r"cov: (\d+)", said)]
@@ -51,10 +51,10 @@ def test_atheris(name: str, tmp_path: Path) -> None:
     assert covered[-1] > 20, "the code under test is not instrumented"
 
 
-def test_atheris_finds_what_is_planted(tmp_path: Path) -> None:
+def test_atheris_finds_what_is_planted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The input is kept, the command that repeats it is told, and does."""
     need_atheris()
-    code, said = fuzz(tmp_path, "planted", "-runs=50000")
+    code, said = fuzz(capfd, tmp_path, "planted", "-runs=50000")
     assert code == 1, said[-5000:]
     repeated(said, tmp_path)
 

@@ -44,7 +44,7 @@ def test_any_bytes(name: str) -> None:
     target = load(name)
     seeds = target.seeds()
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(st.binary(max_size=200), st.sampled_from(seeds), st.integers(0, 1 << 32), st.integers(1, 3))
     def check(data: bytes, seed: bytes, number: int, times: int) -> None:
         target.check(data)
@@ -58,7 +58,7 @@ def test_any_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_streams_of_packets(version: int) -> None:
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=100)
     @given(st.lists(packets(version), max_size=4), st.integers(0, 255), st.binary(max_size=3))
     def check(stream: list[ControlPacket], how: int, tail: bytes) -> None:
         data = b"".join(packet.encode(version) for packet in stream) + tail
@@ -73,7 +73,7 @@ STEP = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(st.integers(0, 7), st.integers(0, 255), st.lists(STEP, max_size=12), st.sampled_from([4, 5]))
 def test_clients_at_odds(limits: int, how: int, steps: list[bytes], version: int) -> None:
     """Three that have logged in, two of them of one user, and then anything."""

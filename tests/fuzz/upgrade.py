@@ -84,4 +84,4 @@ def _seeds() -> list[bytes]:
     ]
 
 
-TARGET = Target("upgrade", check, _seeds, size=HEAD + 500, runs=1500)
+TARGET = Target("upgrade", check, _seeds, size=HEAD + 500, runs=700)

@@ -90,4 +90,4 @@ def _seeds() -> list[bytes]:
     ]  # fmt: skip
 
 
-TARGET = Target("websocket", check, _seeds, size=3000, runs=1500)
+TARGET = Target("websocket", check, _seeds, size=3000, runs=1000)
