@@ -85,6 +85,8 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
+        if "\0" in text:
+            raise MalformedError("the topic name has U+0000 in it")  # [MQTT-1.5.4-2]
         if not topic and session.version >= 5:
             raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
