@@ -116,7 +116,7 @@ async def test_neither_decode_nor_listener_can_end_it(caplog: pytest.LogCaptureF
         await mirror.stop()
 
 
-async def test_a_resync_tells_the_differences_and_nothing_else(
+async def test_sec_70_a_resync_tells_the_differences_and_nothing_else(
     own_etcd: Etcd, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
