@@ -96,7 +96,7 @@ def test_what_no_hash_is_made_of(password: str) -> None:
     assert len(password) < 2 or password not in str(caught.value)
 
 
-def test_sec_63_72_bytes_count_to_the_last() -> None:
+def test_sec_63_all_72_bytes_count_to_the_last() -> None:
     """SEC-63: nothing is cut off silently."""
     hashed = hash_password("x" * 72, 4)
     assert check_password(b"x" * 72, hashed)

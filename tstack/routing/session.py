@@ -248,6 +248,7 @@ class Session(Timed):
         channel = self.channel
         if queue is not None and channel is not None:
             now = self.router.now
+            suspects = self.router.suspects
             while self._again and len(self.inflight) - len(self._again) < self.window:
                 pid = self._again.popleft()
                 if self._is_forbidden(pid):
@@ -263,7 +264,7 @@ class Session(Timed):
                     self.router.counters.drop("expired")
                     self._done(delivery)
                     continue
-                if self.router.is_revoked(message):
+                if message.user in suspects and self.router.is_revoked(message):
                     self.router.counters.drop("rights")
                     self._done(delivery)
                     continue
