@@ -16,15 +16,18 @@ from pathlib import Path
 import pytest
 
 from tests.broker.serving import ANY, Peer, Serving, serving, until
+from tests.etcd import Etcd
 from tests.processes import OURS, Running, command, need, run
 from tests.routing.wire import QUIET, Will, connect, publish, seen, text
 from tests.security.yard import yard
 from tstack.broker.server import Options
 from tstack.errors import Failure
 from tstack.identity import admin
+from tstack.identity.bans import USER, banned, put_ban
 from tstack.identity.passwords import DEVICE_COST, hash_password
 from tstack.identity.users import User
-from tstack.store.interface import Put
+from tstack.store.etcd import EtcdStore
+from tstack.store.interface import Put, StoreError
 
 # -- secrets --------------------------------------------------------------------------------------------------------------
 
@@ -279,3 +282,30 @@ async def test_sec_60_70_a_record_that_cannot_be_read_takes_nobody_else_along(va
             lambda: "ann" in broker.broker.directory.users and broker.broker.directory.users["ann"].rights
         )
         await Peer.login(broker.port(), "ann", "a")
+
+
+async def test_sec_70_what_the_broker_needs_of_etcd_and_no_more(tmp_path: Path) -> None:
+    """With the rights that docs/operations.md names the broker does its work; who steals its account makes no user."""
+    with Etcd(tmp_path, tls=True) as etcd:
+        etcd.enable_auth("root-secret")
+        root = "root:root-secret"
+        etcd.ctl("role", "add", "tserve", user=root)
+        for kind, prefix in (("read", "/user/"), ("read", "/revoked/"), ("readwrite", "/ban/")):
+            etcd.ctl("role", "grant-permission", "tserve", "--prefix=true", kind, prefix, user=root)
+        etcd.ctl("user", "add", "tserve:its-secret", user=root)
+        etcd.ctl("user", "grant-role", "tserve", "tserve", user=root)
+        access = {"ca_file": etcd.ca_file, "username": "tserve", "password": "its-secret"}
+        async with (
+            EtcdStore([etcd.endpoint], ca_file=etcd.ca_file, username="root", password="root-secret") as all_rights,
+            serving(Options(trusted=()), EtcdStore([etcd.endpoint], **access)) as broker,
+        ):
+            await admin.create_user(all_rights, User("ann", hash_password("a", DEVICE_COST), ("#",)))
+            await broker.known(lambda: "ann" in broker.broker.directory.users)
+            ann = await Peer.login(broker.port(), "ann", "a")
+            for key in ("/user/eve", "/user/ann", "/revoked/1f"):
+                with pytest.raises(StoreError, match="permission denied"):
+                    await broker.store.put(key, b"{}")
+            await put_ban(broker.store, banned(USER, "bob", 60.0, "a test", "admin"))
+            await broker.known(lambda: broker.broker.gate.bans.find(USER, "bob"))
+            await admin.delete_user(all_rights, "ann")
+            assert await ann.rest() == b""
