@@ -126,6 +126,8 @@ class Broker:
         self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._policies = _policies(options)
+        self._withdrawn: set[str] = set()
+        """Serials of certificates that were revoked in this turn of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
@@ -404,9 +406,15 @@ class Broker:
                 self.changes.add(took)
 
     def _revoked(self, serial: str) -> None:
-        """End the connections that were opened with a certificate."""
+        """End the connections that were opened with a certificate; one look at all sessions serves those that come together."""
+        if not self._withdrawn:
+            asyncio.get_running_loop().call_soon(self._end_withdrawn)
+        self._withdrawn.add(serial)
+
+    def _end_withdrawn(self) -> None:
+        serials, self._withdrawn = self._withdrawn, set()
         for session in list(self.router.sessions):
-            if session.identity == serial and session.channel is not None:
+            if session.identity in serials and session.channel is not None:
                 session.channel.close("certificate revoked", ReasonCode.ADMINISTRATIVE_ACTION)
         self.flush()
 
