@@ -121,8 +121,9 @@ class Connection(asyncio.Protocol):
             transport.write(data)
             out.clear()
             channel.room = self._broker.limits.output
-            if channel.session is not None and channel.session.queue is not None:
-                channel.session.pump()
+            session = channel.session
+            if session is not None and (session.queue is not None or session.replays is not None):
+                session.pump()
         if channel.state == outlet.CLOSED:
             self._close(transport)
             return

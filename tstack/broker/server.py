@@ -127,6 +127,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
+        self._replay: asyncio.Handle | None = None
         self._quiet = RateLimited(log)
         self._chatty = RateLimited(log, per_second=50, burst=200)
 
@@ -270,6 +271,9 @@ class Broker:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+        if self._replay is not None:
+            self._replay.cancel()
+            self._replay = None
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -303,6 +307,14 @@ class Broker:
                     channel.proceed()
         if self.journal is not None:
             self.journal.kick()
+        if router.replaying and self._replay is None:
+            self._replay = asyncio.get_running_loop().call_soon(self._replay_more)
+
+    def _replay_more(self) -> None:
+        """Retained messages by the slice: others are served between two of them."""
+        self._replay = None
+        self.router.replay()
+        self.flush()
 
     def _has_room(self, preparing: int) -> bool:
         """May one more be prepared, when so many are already? Each may become a connection."""

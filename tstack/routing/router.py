@@ -2,7 +2,7 @@
 
 It is pure: it reads no clock (`now` is set by whoever drives it) and touches no socket. It leaves bytes on channels and lists
 them in `dirty`; publishers that may go on are listed in `awake`. Whoever calls into it flushes the one and proceeds with the
-other afterwards.
+other afterwards. Sessions that are to get more retained messages are in `replaying`; they have their turns between others'.
 
 `generation` is the number that every remembered route depends on. It changes with every change of subscriptions, rights or
 protocol version of a session; channels compare it before they trust what they remember.
@@ -18,7 +18,7 @@ from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation, shown
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
-from tstack.routing import answers
+from tstack.routing import answers, replay
 from tstack.routing.counters import Counters
 from tstack.routing.limits import Limits
 from tstack.routing.message import Message, varint
@@ -55,6 +55,8 @@ class Router:
         self.generation = 0
         self.dirty: list[Outlet] = []
         self.awake: list[Channel] = []
+        self.replaying: dict[Session, None] = {}
+        """Sessions that wait for their turn to get more of the retained messages: `replay` gives it to the first one."""
         self.journal: Journal | None = None
         """Notes what has to outlive the broker; None: nothing has to."""
         self.retained = Retained(self.limits)
@@ -267,7 +269,6 @@ class Router:
             identifier = b"\x0b" + varint(packet.properties.subscription_identifiers[0])
         codes = bytearray()
         reason = ""
-        retained: list[Subscription] = []
         pid = packet.packet_id.to_bytes(2, "big")
         if channel.peer_packet_limit:
             answers.subscribed(channel, 0x90, pid, bytes(len(packet.requests)))  # can it be answered at all?
@@ -289,7 +290,7 @@ class Router:
             self.add_subscription(session, request.filter, subscription)
             codes.append(subscription.qos)
             if not subscription.group and (request.retain_handling == 0 or (request.retain_handling == 1 and is_new)):
-                retained.append(subscription)  # [MQTT-3.3.1-9, -10, -11]
+                replay.begin(self, session, request.filter, subscription)  # [MQTT-3.3.1-9, -10, -11]
         if channel.version >= 5:
             answer = answers.subscribed(channel, 0x90, pid, bytes(codes), reason)
         else:
@@ -298,8 +299,8 @@ class Router:
             channel.hold(answer)
         else:
             channel.put(answer)
-        for subscription in retained:
-            self._send_retained(session, subscription)
+        if session.replays is not None:
+            replay.advance(self, session)
 
     def _judge(self, session: Session, request: SubscriptionRequest, identifier: bytes, is_new: bool) -> Subscription:
         """The subscription that is granted. Raises `MqttError` with the code of the refusal."""
@@ -340,33 +341,18 @@ class Router:
             return False
         if self.journal is not None:
             self.journal.subscribed(session, name, None)
+        replay.end(self, session, name)
         last = self.tree.remove(subscription)
         self.generation += 1
         if last and self.on_interest is not None:
             self.on_interest(subscription.filter, False)
         return True
 
-    def _send_retained(self, session: Session, subscription: Subscription) -> None:
-        """The retained messages of a new subscription, with RETAIN set [MQTT-3.3.1-6, -8]."""
-        kept = self.system if subscription.filter.startswith("$SYS/") else self.retained
-        for message in kept.match(subscription.filter):
-            topic = message.topic.decode()
-            if message.expires and message.expires <= self.now:
-                self.forget_retained(topic)
-                continue
-            if message.user and not self.policy.may_publish(message.user, topic):
-                # whoever left it here may not speak here any more
-                self.forget_retained(topic)
-                self.counters.drop("rights")
-                continue
-            if not session.permissions.may_receive(topic):
-                continue
-            qos = min(message.qos, subscription.qos)
-            if qos and session.has_room():
-                session.deliver(message, qos, True, subscription.identifier_bytes)
-            elif session.channel is not None:
-                packet = message.packet(session.version, 0x31, b"", subscription.identifier_bytes, self.now)
-                session.channel.offer(packet, 1)
+    def replay(self) -> None:
+        """Send one slice of the retained messages that one session waits for; the others have their turns after it."""
+        session = next(iter(self.replaying), None)
+        if session is not None:
+            replay.advance(self, session)
 
     def unsubscribe(self, channel: Channel, packet: Unsubscribe) -> None:
         """UNSUBSCRIBE and its answer [MQTT-3.10.4-4]."""

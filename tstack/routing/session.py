@@ -18,6 +18,7 @@ from tstack.routing.message import U16, Message, publish_head
 
 if TYPE_CHECKING:
     from tstack.routing.channel import Channel
+    from tstack.routing.replay import Replay
     from tstack.routing.router import Router
     from tstack.routing.subscriptions import Subscription
 
@@ -47,7 +48,7 @@ class Session(Timed):
 
     __slots__ = (
         "_again", "_next", "_owed", "_shared", "called", "channel", "client_id", "expires_at", "expiry", "identity",
-        "inflight", "limits", "number", "permissions", "queue", "queued_bytes", "received", "room_at", "router",
+        "inflight", "limits", "number", "permissions", "queue", "queued_bytes", "received", "replays", "room_at", "router",
         "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts", "window",
     )  # fmt: skip
 
@@ -81,6 +82,8 @@ class Session(Timed):
         """Packet identifiers of what is to be sent again and found no place in a receive maximum that is smaller now."""
         self.queue: deque[Delivery] | None = None
         self.queued_bytes = 0
+        self.replays: dict[str, Replay] | None = None
+        """By subscription: the retained messages that have not all been sent yet."""
         self.received: set[bytes] | None = None
         """Packet identifiers of QoS 2 messages that came in and were routed, until their PUBREL [MQTT-4.3.3-2]."""
         self.will: Message | None = None
@@ -103,6 +106,14 @@ class Session(Timed):
         """Can one more message be sent right now?"""
         channel = self.channel
         return channel is not None and self.queue is None and len(self.inflight) < self.window and channel.room > 0
+
+    def has_half(self, qos: int, size: int) -> bool:
+        """Can one more message of some bytes be sent right now, and is half of what there is left to others?"""
+        channel = self.channel
+        output = self.limits.output
+        if channel is None or (channel.room < output and channel.room - size <= output // 2):
+            return False
+        return not qos or (self.queue is None and len(self.inflight) <= self.window // 2)
 
     def has_room(self) -> bool:
         """Can one more message be sent or queued?"""
@@ -147,16 +158,13 @@ class Session(Timed):
             self._done(delivery)
             return
         self.inflight[pid] = packet
-        if delivery.share is not None and not delivery.first & 0x04:
-            if self._shared is None:
-                self._shared = {}
-            self._shared[pid] = delivery
+        delivery.pid = pid
+        self._note_share(delivery)
         channel.room -= len(packet)
         self.router.counters.messages_sent += 1
         if not self.number:
             channel.put(_shortened(channel, packet))
             return
-        delivery.pid = pid
         delivery.state = SENT
         if self._owed is None:
             self._owed = {}
@@ -169,6 +177,13 @@ class Session(Timed):
             channel.hold(packet)
         else:
             channel.put(_shortened(channel, packet))
+
+    def _note_share(self, delivery: Delivery) -> None:
+        """Remember what is in flight for a shared subscription."""
+        if delivery.share is not None and not delivery.first & 0x04:
+            if self._shared is None:
+                self._shared = {}
+            self._shared[delivery.pid] = delivery
 
     def _done(self, delivery: Delivery) -> None:
         """It is not owed any more."""
@@ -184,7 +199,7 @@ class Session(Timed):
             delivery = self._owed.pop(pid, None)
             if delivery is not None:
                 self._done(delivery)
-        if self.queue is not None or self.waiters is not None:
+        if self.queue is not None or self.waiters is not None or self.replays is not None:
             self.pump()
 
     def let_go(self) -> None:
@@ -226,6 +241,7 @@ class Session(Timed):
                 if self._owed is None:
                     self._owed = {}
                 self._owed[pid] = delivery
+                self._note_share(delivery)
             else:
                 if self.queue is None:
                     self.queue = deque()
@@ -262,6 +278,8 @@ class Session(Timed):
                 self._send(channel, delivery)
             if not queue and not self._again:
                 self.queue = None
+        if self.replays is not None and channel is not None:
+            self.router.replaying[self] = None
         if self.waiters is not None:
             self.wake()
 
