@@ -14,11 +14,11 @@ class Target:
 
     __slots__ = ("identifiers", "qos", "retain_as_published", "session")
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.qos = 0
-        self.retain_as_published = False
-        self.identifiers = b""
+    def __init__(self, subscription: Subscription) -> None:
+        self.session = subscription.session
+        self.qos = subscription.qos
+        self.retain_as_published = subscription.retain_as_published
+        self.identifiers = subscription.identifier_bytes
 
     def add(self, subscription: Subscription) -> None:
         """One more matching subscription of the session [MQTT-3.3.4-2, MQTT-3.3.4-3]."""

@@ -113,8 +113,9 @@ class Router:
                 continue  # [MQTT-3.8.3-3]
             target = targets.get(session)
             if target is None:
-                target = targets[session] = Target(session)
-            target.add(subscription)
+                targets[session] = Target(subscription)
+            else:
+                target.add(subscription)
         route.targets = list(targets.values())
         route.groups = found.groups
 
