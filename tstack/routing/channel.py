@@ -7,7 +7,7 @@ The way of a PUBLISH is the hot path, and this is its shape:
 
 * One call handles every packet in what was read.
 * A PUBLISH is not turned into objects: the answer to "may this session publish here, and who receives it" is one look-up of
-  the topic's bytes in `routes`, made by the router and thrown away whenever subscriptions, rights or sessions change.
+  the topic's bytes in `routes`, made by the router and thrown away when subscriptions, rights or sessions change that it rests on.
 * Packets in a row with the same topic are one run. At QoS 0 the bytes that came in are the bytes that go out: a run is one
   slice, appended once to each receiver.
 * At QoS 1 only the packet identifier is written anew.
@@ -72,7 +72,7 @@ class Channel(Outlet):
         self.session: Session | None = None
         self.routes: dict[bytes, Route] = {}
         self.remembered = 0
-        """Topics and receivers in `routes`."""
+        """Topics and receivers in `routes`. `generation`: that of the router when they began."""
         self.generation = -1
         self._chunks: list[bytes] | None = None
         """Bytes that came in and could not be handled yet; `_need`: handle them when so many are there."""
@@ -203,7 +203,7 @@ class Channel(Outlet):
         end = len(data)
         limit = router.limits.packet
         is_v5 = self.version >= 5
-        if self.generation != router.generation:
+        if self.generation < router.oldest:
             self.routes.clear()
             self.generation = router.generation
         while end - pos >= 2:
@@ -231,7 +231,7 @@ class Channel(Outlet):
                     self._publish_whole(first, data[body:stop])
                 else:
                     route = self.routes.get(data[body + 2 : text])
-                    if route is None:
+                    if route is None or route.generation != router.generation:
                         route = self._route(data[body + 2 : text])
                     if first == 0x30:
                         stop = self._flow(data, pos, body, text + is_v5, stop, route)
@@ -249,9 +249,6 @@ class Channel(Outlet):
             if self.waiting_for is not None:
                 self._stall(data, pos)
                 return
-            if self.generation != router.generation:
-                self.routes.clear()
-                self.generation = router.generation
             pos = stop
         self._keep(data, pos, 2 if end - pos < 2 else end - pos + 1)
 
@@ -394,9 +391,7 @@ class Channel(Outlet):
             if packet.properties.subscription_identifiers:
                 raise ProtocolViolation("a subscription identifier from a client")  # [MQTT-3.3.4-6]
             topic = self._aliased(packet, topic)
-        route = self.routes.get(topic)
-        if route is None:
-            route = self._route(topic)
+        route = self._route(topic)
         if not route.allowed:
             router.counters.messages_received += 1
             self._forbidden(route.topic, pid, packet.qos)
@@ -485,11 +480,17 @@ class Channel(Outlet):
             self.put(packet)
 
     def _route(self, topic: bytes) -> Route:
-        """Ask the router, and remember the answer; the memory is bounded by starting anew."""
+        """What is remembered, where that still holds; else ask the router. The memory is bounded by starting anew."""
         assert self.session is not None
-        route = self.router.route(topic, self.session)
         if not self.routes:
             self.remembered = 0
+        route = self.routes.get(topic)
+        if route is not None:
+            if self.router.holds(route):
+                return route
+            self.remembered -= 1 + len(route.targets)
+            del self.routes[topic]
+        route = self.router.route(topic, self.session)
         self.remembered += 1 + len(route.targets)
         if self.remembered > self.router.limits.routes:
             self.router.counters.hit("routes")

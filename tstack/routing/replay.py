@@ -42,9 +42,7 @@ class Replay:
         """Does the journal know that it is not over?"""
 
 
-def begin(
-    router: Router, session: Session, name: str, subscription: Subscription, *, is_noted: bool = False
-) -> None:
+def begin(router: Router, session: Session, name: str, subscription: Subscription, *, is_noted: bool = False) -> None:
     """Send the retained messages for a subscription, from the first one; `name` is its filter as the client wrote it.
 
     `is_noted`: the journal knows of it. `advance` sends.

@@ -4,14 +4,15 @@ It is pure: it reads no clock (`now` is set by whoever drives it) and touches no
 them in `dirty`; publishers that may go on are listed in `awake`. Whoever calls into it flushes the one and proceeds with the
 other afterwards. Sessions that are to get more retained messages are in `replaying`; they have their turns between others'.
 
-`generation` is the number that every remembered route depends on. It changes with every change of subscriptions, rights or
-protocol version of a session; channels compare it before they trust what they remember.
+`generation` is the number that every remembered route depends on. It goes up with every change of subscriptions, rights or
+protocol version of a session; channels compare it before they trust a route, and `holds` says whether it is still good.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from tstack.routing.session import Session
 
 
+CHANGES: Final = 256
+"""Changes of subscriptions that are remembered, so that routes that they do not concern still hold."""
+
+LOOKUP: Final = 8
+"""To look a route up costs about as much as to compare its topic with so many filters, and one more for each receiver."""
+
+
 class Policy(Protocol):
     """Asked about users that need not be connected: the owners of retained messages and of wills."""
 
@@ -53,6 +61,10 @@ class Router:
         self.now = 0.0
         """Seconds on a clock that only goes forward; set before anything else is called."""
         self.generation = 0
+        self._changed: deque[str] = deque()
+        """The topic filters whose subscriptions made the last steps of `generation`."""
+        self.oldest = 0
+        """The generation before these steps: what was looked up earlier is not to be trusted, nor kept."""
         self.dirty: list[Outlet] = []
         self.awake: list[Channel] = []
         self.replaying: dict[Session, None] = {}
@@ -79,6 +91,31 @@ class Router:
 
     # -- routes ------------------------------------------------------------------------------------------------------------
 
+    def changed(self, filter_: str) -> None:
+        """Routes of topics that the filter matches are out of date."""
+        self.generation += 1
+        self._changed.append(filter_)
+        if len(self._changed) > CHANGES:
+            self._changed.popleft()
+            self.oldest += 1
+
+    def changed_everything(self) -> None:
+        """All routes are out of date."""
+        self.generation += 1
+        self.oldest = self.generation
+        self._changed.clear()
+
+    def holds(self, route: Route) -> bool:
+        """Is the route still right? Also False where it is less work to make it anew than to find out."""
+        missed = self.generation - route.generation
+        if missed > len(self._changed) or missed > LOOKUP + len(route.targets):
+            return False
+        for step in range(missed):
+            if topics.matches(self._changed[-1 - step], route.topic):
+                return False
+        route.generation = self.generation
+        return True
+
     def route(self, topic: bytes, session: Session) -> Route:
         """Who receives a topic name published by a session. Raises `MqttError` for what is no topic name [MQTT-3.3.2-2]."""
         try:
@@ -89,7 +126,7 @@ class Router:
             raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
         allowed = session.permissions.may_publish(text) and not text.startswith("$SYS")
-        route = Route(text, topic, allowed)
+        route = Route(text, topic, allowed, self.generation)
         if allowed:
             self._find(route, session)
         route.sort(session.version >= 5)
@@ -153,7 +190,7 @@ class Router:
 
     def publish(self, message: Message, publisher: Session | None = None) -> None:
         """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
-        route = Route(message.topic.decode(), message.topic, True)
+        route = Route(message.topic.decode(), message.topic, True, self.generation)
         self._find(route, publisher)
         if message.retain and not self.retain(message):
             self.counters.drop("no room for retained")
@@ -331,7 +368,7 @@ class Router:
         if self.journal is not None:
             self.journal.subscribed(session, name, subscription)
         first = self.tree.add(subscription)
-        self.generation += 1
+        self.changed(subscription.filter)
         if first and self.on_interest is not None:
             self.on_interest(subscription.filter, True)
 
@@ -344,7 +381,7 @@ class Router:
             self.journal.subscribed(session, name, None)
         replay.end(self, session, name)
         last = self.tree.remove(subscription)
-        self.generation += 1
+        self.changed(subscription.filter)
         if last and self.on_interest is not None:
             self.on_interest(subscription.filter, False)
         return True
