@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker.serving import Peer, Serving, open_to_all, until
-from tests.routing.wire import publish, puback, subscribe
+from tests.routing.wire import puback, publish, subscribe
 from tstack.broker.journal import VERSION
 from tstack.routing.replay import SLICE
 

@@ -8,7 +8,20 @@ import time
 import pytest
 
 from tests.processes import ROOT
-from tests.routing.wire import Line, Will, World, connect, puback, publish, subscribe, u16
+from tests.routing.wire import (
+    Line,
+    Will,
+    World,
+    connect,
+    puback,
+    pubcomp,
+    publish,
+    pubrec,
+    pubrel,
+    seen,
+    subscribe,
+    u16,
+)
 from tstack.routing.limits import Limits
 from tstack.routing.sessions import TAKEOVERS_KEPT
 
@@ -318,3 +331,38 @@ def test_sec_58_the_memory_of_takeovers_is_bounded() -> None:
         world.client(f"c{number}").cut()
         world.lines.clear()
     assert len(world.router.sessions._takeovers) == TAKEOVERS_KEPT
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("version", [4, 5])
+def test_sec_35_bytes_in_flight_that_are_never_acknowledged(qos: int, version: int) -> None:
+    """Above the bound messages wait in the queue, and go out in their order as bytes come back; one always goes."""
+    world = World(Limits(inflight_bytes=3000))
+    lasting = b"\x17\x00\x11\x00\x00\xff\xff"
+    line = world.client(version=version, properties=lasting, clean=False)
+    line.subscribe(("a", qos))
+    session = world.session()
+    sender = world.client("s")
+    payloads = [bytes((number,)) * 1000 for number in range(10)] + [b"x" * 9000, b"y" * 9000]
+    for pid, payload in enumerate(payloads, 1):
+        sender.write(publish("a", payload, qos, pid))
+        if qos == 2:
+            sender.write(pubrel(pid))
+    assert len(line.payloads()) == 3
+    assert session.inflight_bytes == sum(map(len, session.inflight.values()))
+    assert hits(world) == {"inflight_bytes": 1}
+    line.cut()
+    line = world.client(version=9 - version, properties=lasting, clean=False)
+    got: list[bytes] = []
+    while packets := line.packets():
+        assert session.inflight_bytes == sum(map(len, session.inflight.values())) <= 3000 + 9100
+        assert sum(packet[0] >> 4 == 3 for packet in packets) <= 3
+        for packet in packets:
+            if packet[0] >> 4 != 3:
+                line.write(pubcomp(int.from_bytes(packet[2:4], "big")))
+                continue
+            one = seen(packet, line.channel.version)
+            got.append(one.payload)
+            line.write(puback(one.pid) if qos == 1 else pubrec(one.pid))
+    assert got == payloads
+    assert (session.inflight_bytes, session.inflight, session.queue) == (0, {}, None)

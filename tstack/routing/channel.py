@@ -7,7 +7,7 @@ The way of a PUBLISH is the hot path, and this is its shape:
 
 * One call handles every packet in what was read.
 * A PUBLISH is not turned into objects: the answer to "may this session publish here, and who receives it" is one look-up of
-  the topic's bytes in `routes`, made by the router and thrown away when subscriptions, rights or sessions change that it rests on.
+  the topic's bytes in `routes`, made by the router, and again when subscriptions, rights or sessions changed that it rests on.
 * Packets in a row with the same topic are one run. At QoS 0 the bytes that came in are the bytes that go out: a run is one
   slice, appended once to each receiver.
 * At QoS 1 only the packet identifier is written anew.
@@ -327,6 +327,7 @@ class Channel(Outlet):
                 self._no_room(session, 1, pid)
                 return
         router.counters.messages_received += 1
+        most = router.limits.inflight_bytes
         message: Message | None = None
         flat = b""
         head = b""
@@ -339,6 +340,7 @@ class Channel(Outlet):
                 or not target.qos
                 or session.queue is not None
                 or len(session.inflight) >= session.window
+                or session.inflight_bytes >= most
                 or channel.room <= 0
             ):
                 if target.qos:
@@ -357,7 +359,9 @@ class Channel(Outlet):
             fresh = session.new_pid()
             packet = head + fresh + tail
             session.inflight[fresh] = packet
-            channel.room -= len(packet)
+            size = len(packet)
+            session.inflight_bytes += size
+            channel.room -= size
             channel.out.append(packet)
             router.counters.messages_sent += 1
             if not channel.dirty:

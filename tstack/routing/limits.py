@@ -63,6 +63,9 @@ class Limits:
     inflight: int = 1000
     """QoS 1 and 2 messages that a client has been sent and not acknowledged; a 5.0 client may ask for fewer."""
 
+    inflight_bytes: int = 16 << 20
+    """Bytes of these messages: a client that acknowledges nothing gets no more above it, however large messages are."""
+
     receive_maximum: int = 1000
     """QoS 1 and 2 messages of a client that are not acknowledged to the end; told to 5.0 clients as their receive maximum."""
 
@@ -146,7 +149,8 @@ TOLD: Final = frozenset({"packet", "receive_maximum", "topic_aliases"})
 
 SIZES: Final = frozenset(
     {
-        "packet_before_login", "packet", "topic_bytes", "queue_bytes", "output", "retained_bytes", "byte_rate",
+        "packet_before_login", "packet", "topic_bytes", "inflight_bytes", "queue_bytes", "output", "retained_bytes",
+        "byte_rate",
     }
 )  # fmt: skip
 """The fields that are bytes; other `int` fields are counts, `float` fields are seconds."""

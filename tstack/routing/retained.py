@@ -13,7 +13,6 @@ from typing import Final
 from tstack.routing.limits import Limits
 from tstack.routing.message import Message
 
-
 FEW: Final = 16
 """Children that are looked through; where there are more, the next one is found by halving."""
 
@@ -113,9 +112,12 @@ class Walk:
                     if not self._deep or not node.children:
                         path.pop()
                     message = node.message
-                    if message is not None and node.stored <= self._until:
-                        if not (self._wild and message.topic.startswith(b"$")):
-                            return message
+                    if (
+                        message is not None
+                        and node.stored <= self._until
+                        and not (self._wild and message.topic.startswith(b"$"))
+                    ):
+                        return message
                     continue
             level = self._levels[place.depth] if place.depth < len(self._levels) else "+"
             if level == "+":

@@ -48,8 +48,9 @@ class Session(Timed):
 
     __slots__ = (
         "_again", "_next", "_owed", "_shared", "called", "channel", "client_id", "expires_at", "expiry", "identity",
-        "inflight", "limits", "number", "permissions", "queue", "queued_bytes", "received", "replays", "room_at", "router",
-        "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts", "window",
+        "inflight", "inflight_bytes", "limits", "number", "permissions", "queue", "queued_bytes", "received", "replays",
+        "room_at", "router", "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts",
+        "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -72,6 +73,8 @@ class Session(Timed):
         self._next = 0
         self.inflight: dict[bytes, bytes] = {}
         """Packet identifier to the PUBLISH that was sent, oldest first; `PUBREL_SENT` after a PUBREC."""
+        self.inflight_bytes = 0
+        """Bytes of these."""
         self.number = 0
         """Its number in the journal; 0 when it is not kept there."""
         self._owed: dict[bytes, Delivery] | None = None
@@ -104,8 +107,12 @@ class Session(Timed):
 
     def has_window(self) -> bool:
         """Can one more message be sent right now?"""
-        channel = self.channel
-        return channel is not None and self.queue is None and len(self.inflight) < self.window and channel.room > 0
+        return self.queue is None and self.channel is not None and self._can_send(self.channel)
+
+    def _can_send(self, channel: Channel) -> bool:
+        return (
+            len(self.inflight) < self.window and self.inflight_bytes < self.limits.inflight_bytes and channel.room > 0
+        )
 
     def has_half(self, qos: int, size: int) -> bool:
         """Can one more message of some bytes be sent right now, and is half of what there is left to others?"""
@@ -113,7 +120,11 @@ class Session(Timed):
         output = self.limits.output
         if channel is None or (channel.room < output and channel.room - size <= output // 2):
             return False
-        return not qos or (self.queue is None and len(self.inflight) <= self.window // 2)
+        return not qos or (
+            self.queue is None
+            and len(self.inflight) <= self.window // 2
+            and self.inflight_bytes <= self.limits.inflight_bytes // 2
+        )
 
     def has_room(self) -> bool:
         """Can one more message be sent or queued?"""
@@ -145,6 +156,8 @@ class Session(Timed):
             self.queue = deque()
             if channel is not None and len(self.inflight) >= self.window:
                 self.router.counters.hit("inflight")
+            elif channel is not None and self.inflight_bytes >= self.limits.inflight_bytes:
+                self.router.counters.hit("inflight_bytes")
             self.router.sessions.with_queue.add(self)
         self.queue.append(delivery)
         self.queued_bytes += message.size
@@ -158,6 +171,7 @@ class Session(Timed):
             self._done(delivery)
             return
         self.inflight[pid] = packet
+        self.inflight_bytes += len(packet)
         delivery.pid = pid
         self._note_share(delivery)
         channel.room -= len(packet)
@@ -192,7 +206,7 @@ class Session(Timed):
 
     def _forget(self, pid: bytes) -> None:
         """Take a message out of flight for good."""
-        del self.inflight[pid]
+        self.inflight_bytes -= len(self.inflight.pop(pid))
         if self._shared is not None:
             self._shared.pop(pid, None)
         if self._owed is not None:
@@ -205,6 +219,7 @@ class Session(Timed):
     def let_go(self) -> None:
         """Forget what is in flight."""
         self.inflight = {}
+        self.inflight_bytes = 0
         self._shared = None
         self._again = None
 
@@ -238,6 +253,7 @@ class Session(Timed):
                     self.version, delivery.first, pid, delivery.identifiers, self.router.now
                 )
                 self.inflight[pid] = PUBREL_SENT if delivery.state == RELEASED else packet
+                self.inflight_bytes += len(self.inflight[pid])
                 if self._owed is None:
                     self._owed = {}
                 self._owed[pid] = delivery
@@ -267,7 +283,7 @@ class Session(Timed):
             now = self.router.now
             while self._again and len(self.inflight) - len(self._again) < self.window:
                 self._resend(channel, self._again.popleft())
-            while queue and len(self.inflight) < self.window and channel.room > 0:
+            while queue and self._can_send(channel):
                 delivery = queue.popleft()
                 message = delivery.message
                 self.queued_bytes -= message.size
@@ -320,6 +336,7 @@ class Session(Timed):
         if refused:
             self._forget(pid)
             return True
+        self.inflight_bytes -= len(packet)
         self.inflight[pid] = PUBREL_SENT
         delivery = self._owed.get(pid) if self._owed is not None else None
         if delivery is not None and delivery.state != RELEASED:
@@ -357,6 +374,7 @@ class Session(Timed):
                 continue
             again = rewritten(packet, old_version, channel.version)
             self.inflight[pid] = again
+            self.inflight_bytes += len(again) - len(packet)
             if not self.permissions.may_receive(topic_of(again).decode()):
                 self.router.counters.drop("rights")
                 dropped.append(pid)
