@@ -21,7 +21,9 @@ from tests.routing.wire import (
     seen,
     subscribe,
     u16,
+    unsubscribe,
 )
+from tstack.routing.filters import weight
 from tstack.routing.limits import Limits
 from tstack.routing.sessions import TAKEOVERS_KEPT
 
@@ -366,3 +368,45 @@ def test_sec_35_bytes_in_flight_that_are_never_acknowledged(qos: int, version: i
             line.write(puback(one.pid) if qos == 1 else pubrec(one.pid))
     assert got == payloads
     assert (session.inflight_bytes, session.inflight, session.queue) == (0, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("subscription_bytes", {"a1": 10, "a2": 10, "b1": 10}),
+        ("subscription_bytes_per_user", {"a1": 10, "a2": 0, "b1": 10}),
+        ("subscription_bytes_in_all", {"a1": 10, "a2": 0, "b1": 0}),
+    ],
+)
+def test_sec_30_filters_of_many_levels(name: str, counts: dict[str, int]) -> None:
+    """Refused with 0x97 above the bound, of one session, one user, or in all; unsubscribing makes room again."""
+    deep = "/" * 98
+    world = World(Limits(**{name: 10 * weight(deep + "1")}))
+    lines = {key: world.client(key, user={"a": "ann", "b": "bob"}[key[0]], version=5) for key in counts}
+    for key, line in lines.items():
+        codes = [line.subscribe((f"{deep}{number}", 0))[0] for number in range(10)]
+        assert codes == [0] * counts[key] + [0x97] * (10 - counts[key])
+    line = lines["a1"]
+    assert line.subscribe((f"{deep}1", 1)) == [1]  # one that is there can be changed
+    if name == "subscription_bytes":
+        assert line.subscribe((f"{deep}x", 0)) == [0x97]
+    assert set(hits(world)) == {name}
+    line.write(unsubscribe(1, f"{deep}1", version=5))
+    line.read()
+    assert line.subscribe((f"{deep}y", 0)) == [0]
+    for one in lines.values():
+        one.cut()
+    assert (world.router.filters.bytes, world.router.filters._by_user) == (0, {})
+
+
+def test_sec_30_filters_of_sessions_that_are_away_count() -> None:
+    """A session that is kept has its filters; when it ends there is room again."""
+    world = World(Limits(subscription_bytes_per_user=3 * weight("a")))
+    line = world.client("away", clean=False)
+    line.subscribe(("a", 0), ("b", 0))
+    line.cut()
+    line = world.client()
+    assert line.subscribe(("$share/g/a", 0)) == [0x80]
+    assert line.subscribe(("a", 0), ("b", 0)) == [0, 0x80]
+    world.client("away").cut()
+    assert line.subscribe(("b", 0)) == [0]

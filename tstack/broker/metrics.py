@@ -93,6 +93,7 @@ def _clients(page: Page, broker: Broker) -> None:
         "sessions_expired_total", "counter", "Sessions that ended because nobody came back.", counters.sessions_expired
     )
     page.add("subscriptions", "gauge", "Subscriptions of all sessions.", broker.router.tree.count)
+    page.add("subscription_bytes", "gauge", "What their filters count for, in bytes.", broker.router.filters.bytes)
     page.add("sockets_total", "counter", "Connections that were let in, before their CONNECT.", counters.sockets)
     page.add_by(
         "result", "connects_total", "counter", "CONNECT packets judged.",

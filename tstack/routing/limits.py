@@ -51,6 +51,16 @@ class Limits:
     subscriptions: int = 1000
     """Subscriptions of one session: each costs memory and a place in the subscription tree."""
 
+    subscription_bytes: int = 4 << 20
+    """Bytes of the topic filters of one session, and 256 more for each of their levels, which is what a place in the tree
+    takes."""
+
+    subscription_bytes_per_user: int = 256 << 20
+    """The same of all sessions of one user, connected or kept: a user cannot fill memory with filters of many levels."""
+
+    subscription_bytes_in_all: int = 4 << 30
+    """The same of all sessions."""
+
     sessions: int = 1_000_000
     """Sessions in all, connected or kept for later."""
 
@@ -149,8 +159,8 @@ TOLD: Final = frozenset({"packet", "receive_maximum", "topic_aliases"})
 
 SIZES: Final = frozenset(
     {
-        "packet_before_login", "packet", "topic_bytes", "inflight_bytes", "queue_bytes", "output", "retained_bytes",
-        "byte_rate",
+        "packet_before_login", "packet", "topic_bytes", "subscription_bytes", "subscription_bytes_per_user",
+        "subscription_bytes_in_all", "inflight_bytes", "queue_bytes", "output", "retained_bytes", "byte_rate",
     }
 )  # fmt: skip
 """The fields that are bytes; other `int` fields are counts, `float` fields are seconds."""

@@ -21,6 +21,7 @@ from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubsc
 from tstack.mqtt.properties import Properties
 from tstack.routing import answers, replay
 from tstack.routing.counters import Counters
+from tstack.routing.filters import Filters
 from tstack.routing.limits import Limits
 from tstack.routing.message import Message, varint
 from tstack.routing.retained import Retained
@@ -75,6 +76,7 @@ class Router:
         self.system = Retained(self.limits)
         """The broker's own retained messages, under `$SYS/`: never in the journal."""
         self.tree = SubscriptionTree()
+        self.filters = Filters(self.limits)
         self.sessions = Sessions(self, token)
         self.on_interest: Callable[[str, bool], None] | None = None
         """Told when a topic filter gets its first subscription (True) and loses its last one (False)."""
@@ -358,12 +360,18 @@ class Router:
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
             self.counters.hit("subscriptions")
             raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)
+        full = self.filters.full_by(session, filter_) if is_new else ""
+        if full:
+            self.counters.hit(full)
+            raise MqttError("the subscriptions take too much memory", ReasonCode.QUOTA_EXCEEDED)
         return Subscription(
             session, plain, request.qos, group or "", request.no_local, request.retain_as_published, identifier
         )
 
     def add_subscription(self, session: Session, name: str, subscription: Subscription) -> None:
         """Add one that has been judged, under the name that the client wrote."""
+        if name not in session.subscriptions:
+            self.filters.add(session, name)
         session.subscriptions[name] = subscription
         if self.journal is not None:
             self.journal.subscribed(session, name, subscription)
@@ -377,6 +385,7 @@ class Router:
         subscription = session.subscriptions.pop(name, None)
         if subscription is None:
             return False
+        self.filters.remove(session, name)
         if self.journal is not None:
             self.journal.subscribed(session, name, None)
         replay.end(self, session, name)

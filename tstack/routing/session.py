@@ -49,8 +49,8 @@ class Session(Timed):
     __slots__ = (
         "_again", "_next", "_owed", "_shared", "called", "channel", "client_id", "expires_at", "expiry", "identity",
         "inflight", "inflight_bytes", "limits", "number", "permissions", "queue", "queued_bytes", "received", "replays",
-        "room_at", "router", "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts",
-        "window",
+        "room_at", "router", "subscription_bytes", "subscriptions", "user", "version", "waiters", "will", "will_at",
+        "will_delay", "will_lasts", "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -69,6 +69,8 @@ class Session(Timed):
         self.expires_at = 0.0
         self.subscriptions: dict[str, Subscription] = {}
         """By topic filter as the client wrote it, `$share/...` included."""
+        self.subscription_bytes = 0
+        """What these take, by `filters.Filters`."""
         self.window = 0
         self._next = 0
         self.inflight: dict[bytes, bytes] = {}
