@@ -23,6 +23,7 @@ from tstack.routing import outlet
 from tstack.routing.channel import Channel
 
 if TYPE_CHECKING:
+    from tstack.broker.gate import Place
     from tstack.broker.server import Broker
 
 log = logging.getLogger("tstack.broker")
@@ -42,13 +43,20 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_authentication", "_blocked", "_broker", "_linger", "_source", "_transport", "address", "channel", "listener",
+        "place",
     )  # fmt: skip
 
-    def __init__(self, broker: Broker, listener: str, source: Address | None = None) -> None:
-        """`source`: the client's address where a proxy has told it; else it is the transport's."""
+    def __init__(
+        self, broker: Broker, listener: str, source: Address | None = None, place: Place | None = None
+    ) -> None:
+        """`source`: the client's address where a proxy has told it; else it is the transport's.
+
+        `place`: as what it has been counted already.
+        """
         self._broker = broker
         self.listener = listener
         self._source = source
+        self.place = place
         self.channel: Channel | None = None
         self.address = ""
         """Where it comes from, as limits and bans count it; "" when that is no IP address."""

@@ -18,7 +18,7 @@ from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
-from tstack.broker.gate import Gate
+from tstack.broker.gate import Gate, Place
 from tstack.broker.journal import DiskJournal
 from tstack.broker.tls import Tls
 from tstack.broker.upgrade import Policy
@@ -96,7 +96,6 @@ class Broker:
     def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
         """`on_failure` is called when the broker cannot go on; `failure` says why. Raises `Failure` for bad certificates."""
         self.options = options
-        self._listeners = listeners.Listeners(options, self._connection, self._has_room)
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self.journal: DiskJournal | None = None
@@ -108,6 +107,7 @@ class Broker:
         self.router.on_offence = self._offence
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
+        self._listeners = listeners.Listeners(options, self._connection, self.gate)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
@@ -157,8 +157,8 @@ class Broker:
         if not self.options.authentication:
             log.warning("authentication is off: everybody may do everything")
 
-    def _connection(self, scheme: str, source: Address | None) -> asyncio.Protocol:
-        connection = Connection(self, scheme, source)
+    def _connection(self, scheme: str, source: Address | None, place: Place | None) -> asyncio.Protocol:
+        connection = Connection(self, scheme, source, place)
         policy = self._policies.get(scheme)
         return connection if policy is None else WebSocketConnection(self, connection, policy)
 
@@ -316,18 +316,13 @@ class Broker:
         self.router.replay()
         self.flush()
 
-    def _has_room(self, preparing: int) -> bool:
-        """May one more be prepared, when so many are already? Each may become a connection."""
-        return not self.stopping and len(self.connections) + preparing < self.limits.connections
-
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
         if self.stopping:
             return False
         refusal = self.gate.enter(connection)
         if refusal:
-            self.router.counters.close(refusal)
-            self._quiet.log(logging.WARNING, "refused a connection from %s: %s", connection.address, refusal)
+            self.gate.turned_away(refusal, connection.address)
             return False
         self.connections.add(connection)
         self.router.counters.sockets += 1

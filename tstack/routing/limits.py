@@ -24,7 +24,8 @@ class Limits:
     """Connections of one user at a time. 0: as many as the user may have sessions."""
 
     half_open: int = 20_000
-    """Connections that have not logged in: what strangers can hold at most. A fleet that comes back at once fits in."""
+    """Connections that have not logged in, TLS handshakes among them: what strangers can hold at most. A fleet that comes back
+    at once fits in."""
 
     connection_rate: int = 0
     """Connections a second from one IPv4 address or IPv6 /64, trusted networks excepted. 0: no limit."""
