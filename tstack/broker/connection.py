@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         result = "internal error"
         try:
             broker.gate.check(self, connect)
-            who = await broker.authenticator.identify(connect, certificate)
+            who = await broker.authenticator.identify(connect, certificate, self.address)
             broker.gate.passed(self, who.user)
         except Refusal as refusal:
             result = refusal.reason
