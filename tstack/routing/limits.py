@@ -92,6 +92,12 @@ class Limits:
     output: int = 4 << 20
     """Bytes of QoS 0 messages that wait for one slow connection; what comes on top is dropped and counted."""
 
+    admin_connections: int = 100
+    """Connections to the admin listener: scrapers and probes are few, and whoever holds more shuts none of the clients out."""
+
+    admin_deadline: float = 10.0
+    """How long a connection to the admin listener may last: it carries one request, whose header, body and answer fit in."""
+
     message_rate: int = 0
     """PUBLISH, SUBSCRIBE and UNSUBSCRIBE packets a second of one client: above it the client is not read from for a while, and
     nothing is lost. 0: no limit."""
