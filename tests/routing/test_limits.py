@@ -9,6 +9,7 @@ import pytest
 
 from tests.processes import ROOT
 from tests.routing.wire import (
+    QUIET,
     Line,
     Will,
     World,
@@ -198,6 +199,56 @@ def test_sec_36_retained_flood(limits: Limits, name: str) -> None:
     )
     line.write(publish("new", b"x" * 100, 1, 3, retain=True, version=5))
     assert {answer[4] if len(answer) > 4 else 0 for answer in line.packets()} == {0x10}  # taken, without a subscriber
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_sec_36_a_retained_message_without_room_in_3_1_1(qos: int) -> None:
+    """It is not acknowledged as if it were kept: the connection ends. At QoS 0 it is delivered, not kept, and counted."""
+    world = World(Limits(retained_messages=1))
+    reader, line = world.client("r"), world.client()
+    reader.subscribe(("#", 0))
+    line.write(publish("a", b"1", 1, 1, retain=True), publish("b", b"2", retain=True))
+    assert line.packet() == puback(1)
+    assert reader.payloads() == [b"1", b"2"]
+    assert world.router.counters.dropped == {"no room for retained": 1}
+    line.write(publish("b", b"3", qos, 2, retain=True))
+    assert (line.packets(), line.closed) == ([], True)
+    assert reader.payloads() == []
+    assert world.router.counters.publishes_refused == 1
+    assert world.router.counters.closed == {"0x97": 1}
+
+
+def test_sec_33_every_message_that_somebody_does_not_get_is_counted() -> None:
+    """A flood of all sizes to slow receivers of every kind: what arrives and what is counted are all, for each of them."""
+    world = World(Limits(output=5000))
+    kinds: list[tuple[int, str, bytes, bytes]] = [
+        (4, "#", QUIET, b""), (5, "#", QUIET, b""), (5, "#", QUIET, b"\x0b\x05"),
+        (5, "#", QUIET + b"\x22\x00\x0a", b""), (4, "$share/g/#", QUIET, b""),
+    ]  # fmt: skip
+    lines = []
+    for number, (version, filter_, properties, identifier) in enumerate(kinds):
+        line = world.client(f"r{number}", version=version, properties=properties)
+        line.write(subscribe(1, (filter_, 0), version=version, properties=identifier))
+        line.read()
+        line.blocked = True
+        lines.append(line)
+    away = world.client("away", clean=False)
+    away.subscribe(("#", 0))
+    away.cut()
+    fast = world.client("fast")
+    fast.subscribe(("#", 0))
+    sender = world.client("s")
+    count = 300
+    for number in range(0, count, 3):
+        sender.write(b"".join(publish("a/topic", b"x" * (number + more) * 3) for more in range(2)))
+        sender.write(publish("a/topic", b"x" * number * 3, 1, 1))
+    assert len(fast.messages()) == count
+    for line in lines:
+        line.unblock()
+    arrived = sum(len(line.messages()) for line in lines)
+    dropped = world.router.counters.dropped
+    assert arrived + dropped["slow receiver"] == len(lines) * count
+    assert dropped == {"slow receiver": dropped["slow receiver"], "receiver away": count}
 
 
 def test_sec_37_sessions_that_are_to_last_for_ever() -> None:

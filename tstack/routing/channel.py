@@ -31,12 +31,11 @@ from tstack.mqtt.errors import (
     ProtocolViolation,
     QuotaExceeded,
     ReceiveMaximumExceeded,
-    TopicAliasInvalid,
     shown,
 )
 from tstack.mqtt.framing import MAX_PACKET, read_header
 from tstack.mqtt.packets import Auth, Disconnect, Publish, Subscribe, Unsubscribe
-from tstack.routing import acknowledgements, answers
+from tstack.routing import acknowledgements, aliases, answers
 from tstack.routing.exchange import Exchange
 from tstack.routing.message import Message, is_text
 from tstack.routing.outlet import AUTHENTICATING, CLOSED, NEW, OPEN, Carrier, Outlet
@@ -296,6 +295,7 @@ class Channel(Outlet):
         for session in route.near:
             channel = session.channel
             if channel is None:
+                router.counters.drop("receiver away", count)
                 continue
             if channel.room >= size:
                 channel.room -= size
@@ -352,6 +352,8 @@ class Channel(Outlet):
                         message = message or self._plain_message(data, text, stop, route)
                         flat = message.packet(self.version, 0x30, b"", b"", router.now)
                     channel.offer(flat, 1)
+                else:
+                    router.counters.drop("receiver away")
                 continue
             if not head:
                 head = data[pos:text]
@@ -394,7 +396,7 @@ class Channel(Outlet):
         if self.version >= 5:
             if packet.properties.subscription_identifiers:
                 raise ProtocolViolation("a subscription identifier from a client")  # [MQTT-3.3.4-6]
-            topic = self._aliased(packet, topic)
+            topic = aliases.resolved(self, packet, topic)
         route = self._route(topic)
         if not route.allowed:
             router.counters.messages_received += 1
@@ -415,8 +417,8 @@ class Channel(Outlet):
         journal = router.journal
         before = journal.changes if journal is not None else 0
         if packet.retain and not router.retain(message):
-            if self.version >= 5 and packet.qos:
-                self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="no room for a retained message")
+            if packet.qos:
+                self._refuse(packet.qos, pid, "no room for a retained message")
                 return
             router.counters.drop("no room for retained")
         router.deliver(message, route, room=True)
@@ -454,25 +456,6 @@ class Channel(Outlet):
         else:
             self.fail(error)
         return False
-
-    def _aliased(self, packet: Publish, topic: bytes) -> bytes:
-        """The topic, by its alias where it was left out [MQTT-3.3.2-7 to -12]."""
-        alias = packet.properties.topic_alias
-        if alias is None:
-            if not topic:
-                raise ProtocolViolation("a PUBLISH has neither topic nor alias")  # [MQTT-3.3.2-8]
-            return topic
-        if alias > self.router.limits.topic_aliases:
-            self.router.counters.hit("topic_aliases")
-            raise TopicAliasInvalid("the topic alias is above the maximum")
-        if self.aliases is None:
-            self.aliases = {}
-        if topic:
-            self.aliases[alias] = topic
-            return topic
-        if alias not in self.aliases:
-            raise ProtocolViolation("the topic alias was never set")
-        return self.aliases[alias]
 
     def _answer(self, qos: int, pid: bytes, code: int, durable: bool = False, reason: str = "") -> None:
         """PUBACK or PUBREC, in the order of the PUBLISH packets [MQTT-4.6.0-2, -3]; `durable`: not before that is so."""
@@ -525,11 +508,15 @@ class Channel(Outlet):
             self.router.counters.hit(session.full_by())
             return
         self.refusing = None
+        self._refuse(qos, pid, "a receiver has no room")
+
+    def _refuse(self, qos: int, pid: bytes, reason: str) -> None:
+        """There is no room, so nothing is acknowledged: 0x97 in 5.0, and 3.1.1 has no word but the end of the connection."""
         self.router.counters.publishes_refused += 1
         if self.version >= 5:
-            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="a receiver has no room")
+            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED, reason=reason)
         else:
-            self.fail(QuotaExceeded("a receiver has no room for the message"))
+            self.fail(QuotaExceeded(reason))
 
     def _stall(self, data: bytes, pos: int) -> None:
         """Keep the message that waits for room, and what is behind it. Patience starts anew with each message."""

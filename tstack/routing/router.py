@@ -225,7 +225,10 @@ class Router:
         """
         for delivery in deliveries:
             message = delivery.message
-            if delivery.share is None or (message.expires and message.expires <= self.now):
+            if delivery.share is None:
+                continue
+            if message.expires and message.expires <= self.now:
+                self.counters.drop("expired")
                 continue
             group = self.tree.group(*delivery.share)
             self._deliver_shared(message, group.choose(message.qos, True) if group is not None else None, True)
@@ -253,6 +256,8 @@ class Router:
         elif channel is not None:
             packet = message.packet(session.version, 0x31 if retain else 0x30, b"", identifiers, self.now)
             channel.offer(packet, 1)
+        else:
+            self.counters.drop("receiver away")
 
     def spread(self, run: bytes, publisher: Channel, route: Route) -> None:
         """A run of QoS 0 PUBLISH packets to those receivers that cannot take it as it is."""
@@ -277,6 +282,8 @@ class Router:
                 for session in route.far:
                     if session.channel is not None:
                         session.channel.offer(packet, 1)
+                    else:
+                        self.counters.drop("receiver away")
             for target in route.special:
                 self._deliver(message, target.session, 0, False, target.identifiers, False)
             for group in route.groups:
