@@ -1,5 +1,5 @@
-"""Topic aliases: a topic that was sent once is named by two bytes from then on. `resolved` reads those that clients set; all else
-is for our own [MQTT-3.1.2-26].
+"""Topic aliases: a topic that was sent once is named by two bytes from then on. `resolved` is for those that clients set, and
+the rest for our own [MQTT-3.1.2-26].
 
 There are aliases only for a 5.0 client that asked for them, and only where they pay: an alias costs three bytes in every
 packet and three more to set, so a topic of a few characters is written out. The aliases are those of the topics sent last; the
