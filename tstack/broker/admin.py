@@ -54,7 +54,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         aborting = cast("asyncio.Transport", transport)  # uvloop's is one by its methods only
         if self._admin.enter(self):
-            self._deadline = asyncio.get_running_loop().call_later(self._admin.seconds, self._end, aborting)
+            self._deadline = asyncio.get_running_loop().call_later(self._admin.seconds(), self._end, aborting)
         else:
             aborting.abort()
         super().connection_made(transport)
@@ -84,7 +84,6 @@ class Admin:
         self._servers: list[asyncio.Server] = []
         self.open: set[asyncio.Protocol] = set()
         self.hit = broker.router.counters.hit
-        self.seconds = broker.limits.admin_deadline
 
     async def listen(self, address: Address) -> Address:
         """Listen on one more address; the address that it really got. Raises `Failure`."""
@@ -107,6 +106,10 @@ class Admin:
             ) from None
         self._servers.append(listening)
         return Address(address.host, listening.sockets[0].getsockname()[1])
+
+    def seconds(self) -> float:
+        """How long a connection that begins now may last."""
+        return self._broker.limits.admin_deadline
 
     def enter(self, connection: asyncio.Protocol) -> bool:
         """May one more connection be served?"""

@@ -46,12 +46,11 @@ ADDRESSES_KEPT = 10_000
 class Place:
     """A connection that has been counted and is not served yet: its PROXY header or its TLS handshake is under way."""
 
-    __slots__ = ("_gate", "_is_held", "address")
+    __slots__ = ("_gate", "address")
 
     def __init__(self, gate: Gate, address: str) -> None:
         self._gate = gate
         self.address = address
-        self._is_held = True
 
     def introduce(self, host: str) -> bool:
         """A PROXY header says where it comes from. False when it may not: then that has been counted and logged."""
@@ -66,21 +65,19 @@ class Place:
 
     def take(self) -> str:
         """It is served from now on: "", and it stays counted; or why not."""
-        if not self._is_held:
-            return "gone"
         gate = self._gate
+        if self not in gate.places:
+            return "gone"
         if gate.bans.find(ADDRESS, self.address) is not None:
             self.leave()
             return "banned"
-        self._is_held = False
-        gate.preparing -= 1
+        gate.places.remove(self)
         return ""
 
     def leave(self) -> None:
         """It was not to be. Has no effect when it is served, or has left already."""
-        if self._is_held:
-            self._is_held = False
-            self._gate.preparing -= 1
+        if self in self._gate.places:
+            self._gate.places.remove(self)
             self._gate.count_out(self.address)
 
 
@@ -95,7 +92,7 @@ class Gate:
         self._trusted = tuple(trusted)
         self.half_open: set[Connection] = set()
         """Connections that have not logged in."""
-        self.preparing = 0
+        self.places: set[Place] = set()
         """Connections whose PROXY header or TLS handshake is under way; they count as not logged in."""
         self.failures = {"tls": 0, "proxy": 0}
         """TLS handshakes that failed and PROXY headers that were refused."""
@@ -119,9 +116,10 @@ class Gate:
         self._trusted = tuple(trusted)
         self.trusts.cache_clear()
         self._count.clear()
-        for connection in self._broker.connections:
-            if not self.trusts(connection.address):
-                self._count[connection.address] = self._count.get(connection.address, 0) + 1
+        counted = [connection.address for connection in self._broker.connections] + [one.address for one in self.places]
+        for address in counted:
+            if not self.trusts(address):
+                self._count[address] = self._count.get(address, 0) + 1
 
     def _trusts(self, address: str) -> bool:
         """Is this no address, or one of a trusted network?"""
@@ -139,8 +137,14 @@ class Gate:
         if refusal:
             self.turned_away(refusal, host)
             return None
-        self.preparing += 1
-        return Place(self, address)
+        place = Place(self, address)
+        self.places.add(place)
+        return place
+
+    @property
+    def preparing(self) -> int:
+        """How many are under way."""
+        return len(self.places)
 
     def turned_away(self, refusal: str, host: str) -> None:
         """Count and log that a connection was refused."""
@@ -167,9 +171,9 @@ class Gate:
         limits = self._limits
         if self.bans.find(ADDRESS, address) is not None:
             return "banned"
-        if len(self._broker.connections) + self.preparing >= limits.connections:
+        if len(self._broker.connections) + len(self.places) >= limits.connections:
             return self._hit("connections", "too many connections")
-        if len(self.half_open) + self.preparing >= limits.half_open:
+        if len(self.half_open) + len(self.places) >= limits.half_open:
             return self._hit("half_open", "too many connections without login")
         return self.count_address(address)
 

@@ -79,7 +79,7 @@ CREATE TABLE replay (session INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (
 
 
 def check_file(path: Path) -> None:
-    """Raise `Failure` for a file that is no journal of this version or version 1, by its first 100 bytes (SQLite's file format, 1.3).
+    """Raise `Failure` for a file that is no journal that we can read, by its first 100 bytes (SQLite's file format, 1.3).
 
     Nothing is opened for writing, so this can be asked beside a broker that runs. Raises `OSError` when it cannot be read.
     """

@@ -31,6 +31,10 @@ class Filters:
         self.bytes = 0
         """Of all sessions."""
 
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on."""
+        self._limits = limits
+
     def full_by(self, session: Session, name: str) -> str:
         """The limit, by its name, that leaves no room for one more filter of a session; "" when there is room."""
         limits = self._limits

@@ -89,7 +89,8 @@ class Router:
         self.retained.limit(limits)
         self.system.limit(limits)
         self.sessions.limit(limits)
-        self.generation += 1  # a topic that has a route may be too long now
+        self.filters.limit(limits)
+        self.changed_everything()  # a topic that has a route may be too long now
 
     # -- routes ------------------------------------------------------------------------------------------------------------
 

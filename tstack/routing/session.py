@@ -206,9 +206,10 @@ class Session(Timed):
         if delivery.sequence and self.router.journal is not None:
             self.router.journal.done(self, delivery)
 
-    def _forget(self, pid: bytes) -> None:
-        """Take a message out of flight for good."""
-        self.inflight_bytes -= len(self.inflight.pop(pid))
+    def _forget(self, pid: bytes, size: int) -> None:
+        """Take a message out of flight for good, and the bytes that its packet has."""
+        del self.inflight[pid]
+        self.inflight_bytes -= size
         if self._shared is not None:
             self._shared.pop(pid, None)
         if self._owed is not None:
@@ -327,7 +328,7 @@ class Session(Timed):
         packet = self.inflight.get(pid)
         if packet is None or not packet or packet[0] & 0x06 != 0x02:
             return False
-        self._forget(pid)
+        self._forget(pid, len(packet))
         return True
 
     def taken(self, pid: bytes, refused: bool) -> bool:
@@ -336,7 +337,7 @@ class Session(Timed):
         if packet is None or (packet and packet[0] & 0x06 != 0x04):
             return False
         if refused:
-            self._forget(pid)
+            self._forget(pid, len(packet))
             return True
         self.inflight_bytes -= len(packet)
         self.inflight[pid] = PUBREL_SENT
@@ -351,7 +352,7 @@ class Session(Timed):
         """PUBCOMP: the QoS 2 message is done [MQTT-4.3.3]."""
         if self.inflight.get(pid) != PUBREL_SENT:
             return False
-        self._forget(pid)
+        self._forget(pid, 0)
         return True
 
     def released(self, pid: bytes) -> bool:
@@ -394,7 +395,7 @@ class Session(Timed):
                     self.router.sessions.with_queue.add(self)
                 self._again.append(pid)
         for pid in dropped:
-            self._forget(pid)
+            self._forget(pid, len(self.inflight[pid]))
         self.pump()
 
     def _resend(self, channel: Channel, pid: bytes) -> None:
