@@ -18,7 +18,7 @@ from tstack.broker.admin import Admin
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
-from tstack.broker.gate import Gate
+from tstack.broker.gate import Gate, Place
 from tstack.broker.journal import DiskJournal
 from tstack.broker.purge import Purge
 from tstack.broker.tls import Tls
@@ -97,7 +97,6 @@ class Broker:
     def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
         """`on_failure` is called when the broker cannot go on; `failure` says why. Raises `Failure` for bad certificates."""
         self.options = options
-        self._listeners = listeners.Listeners(options, self._connection, self._has_room)
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self.journal: DiskJournal | None = None
@@ -110,6 +109,7 @@ class Broker:
         self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
+        self._listeners = listeners.Listeners(options, self._connection, self.gate)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
@@ -131,6 +131,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
+        self._replay: asyncio.Handle | None = None
         self._quiet = RateLimited(log)
         self._chatty = RateLimited(log, per_second=50, burst=200)
 
@@ -161,8 +162,8 @@ class Broker:
         if not self.options.authentication:
             log.warning("authentication is off: everybody may do everything")
 
-    def _connection(self, scheme: str, source: Address | None) -> asyncio.Protocol:
-        connection = Connection(self, scheme, source)
+    def _connection(self, scheme: str, source: Address | None, place: Place | None) -> asyncio.Protocol:
+        connection = Connection(self, scheme, source, place)
         policy = self._policies.get(scheme)
         return connection if policy is None else WebSocketConnection(self, connection, policy)
 
@@ -276,6 +277,9 @@ class Broker:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+        if self._replay is not None:
+            self._replay.cancel()
+            self._replay = None
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -309,10 +313,14 @@ class Broker:
                     channel.proceed()
         if self.journal is not None:
             self.journal.kick()
+        if router.replaying and self._replay is None:
+            self._replay = asyncio.get_running_loop().call_soon(self._replay_more)
 
-    def _has_room(self, preparing: int) -> bool:
-        """May one more be prepared, when so many are already? Each may become a connection."""
-        return not self.stopping and len(self.connections) + preparing < self.limits.connections
+    def _replay_more(self) -> None:
+        """Retained messages by the slice: others are served between two of them."""
+        self._replay = None
+        self.router.replay()
+        self.flush()
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
@@ -320,8 +328,7 @@ class Broker:
             return False
         refusal = self.gate.enter(connection)
         if refusal:
-            self.router.counters.close(refusal)
-            self._quiet.log(logging.WARNING, "refused a connection from %s: %s", connection.address, refusal)
+            self.gate.turned_away(refusal, connection.address)
             return False
         self.connections.add(connection)
         self.router.counters.sockets += 1
