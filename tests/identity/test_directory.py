@@ -147,8 +147,8 @@ class HeldVerifier(Verifier):
         super().__init__()
         self.checked, self.go = asyncio.Event(), asyncio.Event()
 
-    async def verify(self, user_name: str, hash_: bytes, password: bytes) -> bool:
-        answer = await super().verify(user_name, hash_, password)
+    async def verify(self, user_name: str, hash_: bytes, password: bytes, source: str = "") -> bool:
+        answer = await super().verify(user_name, hash_, password, source)
         self.checked.set()
         await self.go.wait()
         return answer
