@@ -3,8 +3,8 @@
 It is the original's JSON, `{"Username","Password","Rights"}`, so that what its documentation says of `etcdctl get /user/NAME`
 stays true: `Password` is a bcrypt hash, `Rights` one topic filter, or a list of them. Beside these a record may carry
 `Publish` and `Subscribe` (lists that narrow `Rights`), `Disabled`, `Deleted`, `DeviceType`, `Created`, `Changed`,
-`Certificates`, `Scram` and `Kicked`. A field that we do not know is kept when the record is rewritten. A field that is null
-counts as absent, which is how Go writes an empty list.
+`Certificates`, `Scram`, `Key`, `HardwareId` and `Kicked`. A field that we do not know is kept when the record is rewritten. A
+field that is null counts as absent, which is how Go writes an empty list.
 
 Reading fails closed, at two levels. A record that makes no sense (no JSON object, another user's name in it, a field of the
 wrong type, more than `MAX_RIGHTS` rights) is a `ValueError`: no such user. A right that is no valid topic filter grants
@@ -87,6 +87,10 @@ class User:
     """Serials (as `serial_text` has them) of the certificates that our CA issued to this user."""
     scram: str = field(default="", repr=False)
     """The verifier of the same password for SCRAM-SHA-256 (see `scram`); empty: no login that way."""
+    key: str = ""
+    """Name of the registration key that it came by."""
+    hardware_id: str = ""
+    """What it said to be by its maker, when it registered."""
     kicked: str = ""
     """Time of the last `kick`: brokers end the user's sessions when it changes."""
     other: Mapping[str, object] = field(default_factory=dict, hash=False)
@@ -115,6 +119,8 @@ class User:
             certificates=tuple(map(serial_text, record.texts("Certificates", MAX_CERTIFICATES))),
             scram=record.text("Scram"),
             kicked=record.text("Kicked"),
+            key=record.text("Key"),
+            hardware_id=record.text("HardwareId"),
             other=record.rest,
             revision=revision,
         )
@@ -136,6 +142,8 @@ class User:
             "Certificates": list(self.certificates),
             "Scram": self.scram,
             "Kicked": self.kicked,
+            "Key": self.key,
+            "HardwareId": self.hardware_id,
         }
         record |= {key: value for key, value in optional.items() if value}
         return json.dumps(record | dict(self.other), separators=(",", ":"), allow_nan=False).encode()

@@ -15,14 +15,17 @@ from aiohttp import web
 
 from tstack.env import Address
 from tstack.errors import Failure, UsageError
+from tstack.identity.directory import Directory
 from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.health import Health
+from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.limits import Limits
 from tstack.registration.ratelimit import RateLimit
-from tstack.registration.register import Register, Registrar
+from tstack.registration.register import Register
+from tstack.registration.registrar import Registrar
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
@@ -73,6 +76,8 @@ class Registration:
         """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by."""
         self._options = options
         self._ca_pem = ca_pem
+        self._directory = Directory(store)
+        self._keyring = Keyring(store, default_key(options.key))
         self._registrar = Registrar(
             store,
             authority,
@@ -83,7 +88,7 @@ class Registration:
         )
         self._register = Register(
             self._registrar,
-            key=options.key,
+            keyring=self._keyring,
             rate=RateLimit(options.burst, options.every, max_clients=options.limits.clients, clock=clock),
             proxies=Proxies(options.proxies),
             limits=options.limits,
@@ -105,8 +110,14 @@ class Registration:
         return tuple(f"{scheme}://{address}/register.json" for address in self.addresses)
 
     async def start(self) -> None:
-        """Listen. Raises `Failure` when it cannot."""
+        """Read what is in the store, and listen. Raises `Failure` when it cannot."""
         limits = self._options.limits
+        try:
+            await self._directory.start(limits.store_seconds)
+            await self._keyring.start(limits.store_seconds)
+        except BaseException:
+            await self.stop()
+            raise
         self._runner = web.AppRunner(self._app(), shutdown_timeout=limits.stop_seconds)
         await self._runner.setup()
         assert self._runner.server is not None
@@ -137,6 +148,8 @@ class Registration:
         if runner is not None:
             await runner.cleanup()
         self._registrar.close()
+        await self._keyring.stop()
+        await self._directory.stop()
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
@@ -159,7 +172,7 @@ async def _answer_errors(
     try:
         return await handler(request)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered there
-        return errors.response(error)
+        return errors.response(error, request.path)
 
 
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:

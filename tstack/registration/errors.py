@@ -1,7 +1,8 @@
 """What goes wrong, and what the client is told about it: the one place where an error becomes an HTTP status.
 
-Every error is answered as `{"error": "what was wrong", "hint": "what to do"}`. What we do not know how to name is a 500 that
-says nothing of our insides; the log has the rest.
+`/register.json` and what is beside it answer `{"error": "what was wrong", "hint": "what to do"}`. The API under `/v1/` and EST
+answer a problem document (RFC 9457), with the same hint as an extension. What we do not know how to name is a 500 that says
+nothing of our insides; the log has the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Refusal(Failure):
     """A request that is not granted. `message` and `hint` go to the client: no secret in them."""
 
     status = HTTPStatus.BAD_REQUEST
+    kind = ""
+    """What a program tells it from others of the same status by; blank: the status says it all."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -43,6 +46,7 @@ class WrongKey(Refusal):
     """The registration key is not ours."""
 
     status = HTTPStatus.UNAUTHORIZED
+    kind = "wrong-key"
 
     def __init__(self) -> None:
         super().__init__("the registration key is wrong", "ask whoever runs the service for the key")
@@ -50,6 +54,21 @@ class WrongKey(Refusal):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"WWW-Authenticate": 'RegistrationKey realm="treg"'}  # RFC 9110 11.6.1: a 401 names its scheme
+
+
+class Forbidden(Refusal):
+    """The registration key is right, and does not allow this."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class KeyEnded(Forbidden):
+    """The registration key is no longer good."""
+
+    kind = "key-ended"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "ask whoever runs the service for a new one")
 
 
 class TooSlow(Refusal):
@@ -94,10 +113,30 @@ class TooMany(Later):
     status = HTTPStatus.TOO_MANY_REQUESTS
 
 
-def response(error: Exception) -> web.Response:
-    """The answer for any error that a request ends with."""
+PROBLEM_PATHS = ("/v1/", "/.well-known/est/")
+"""Under these, errors are problem documents."""
+
+
+def response(error: Exception, path: str = "") -> web.Response:
+    """The answer for any error that a request of that path ends with."""
     refusal = _refusal(error)
+    if path.startswith(PROBLEM_PATHS):
+        return problem(refusal)
     return json_error(refusal.status, refusal.message, refusal.hint, refusal.headers)
+
+
+def problem(refusal: Refusal) -> web.Response:
+    """The problem document of a refusal (RFC 9457 3.1)."""
+    document = {
+        "type": f"urn:tstack:problem:{refusal.kind}" if refusal.kind else "about:blank",
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": int(refusal.status),
+        "detail": refusal.message,
+        "hint": refusal.hint,
+    }
+    return web.json_response(
+        document, status=refusal.status, headers=refusal.headers, content_type="application/problem+json"
+    )
 
 
 def json_error(status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> web.Response:

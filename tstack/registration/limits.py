@@ -36,5 +36,8 @@ class Limits:
     name_attempts: int = 20
     """Names that are tried: with three quarters of all names taken, one registration in 300 fails."""
 
+    store_seconds: float = 30.0
+    """What the store has to send all users and keys when the service starts: a hundred thousand take a second."""
+
     stop_seconds: float = 5.0
     """What requests at work get to end when the service stops."""
