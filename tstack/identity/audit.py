@@ -61,7 +61,7 @@ KEPT_SECONDS: Final = 30 * 86400.0
 """How long an entry stays in the store, at least: the file of JSON lines is the place for what is to stay longer."""
 
 LEASE_SECONDS: Final = 3600.0
-"""How long a process puts its entries under one lease: 720 leases a process are alive at once, whatever the number of entries."""
+"""How long a process puts its entries under one lease: some 720 leases a process are alive at once."""
 
 MAX_FIELD: Final = 256
 """Characters of one field at most; what is longer is cut. A name, a serial and an address are far shorter."""
