@@ -30,6 +30,7 @@ from tstack.pki.certificates import (
     load_certificates,
     server_context,
 )
+from tstack.pki.files import CertsFolder
 from tstack.pki.keys import load_key
 
 OK, WARNING, BAD = "ok", "warning", "bad"
@@ -105,8 +106,9 @@ def certificates(values: Values) -> list[Finding]:
     folder = Path(values[declared.CERTS_DIR])
     cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
     key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
-    if not values[declared.CERT_FILE] and not (folder / "ca.crt").exists() and not (folder / "ca.key").exists():
+    certs = CertsFolder(folder)
+    authority = Path(values[declared.CA_FILE] or certs.trusted)
+    if not values[declared.CERT_FILE] and not certs.trusted.exists() and not certs.ca_key.exists():
         return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
     found = []
     ca_certificates = load_certificates(authority)
@@ -117,9 +119,10 @@ def certificates(values: Values) -> list[Finding]:
         check_key(certificate, load_key(key), cert, key)
         found.append(_validity("server certificate", cert))
         found.append(_private("server key", key))
-    if (folder / "ca.key").exists():
-        check_key(ca_certificates[0], load_key(folder / "ca.key"), authority, folder / "ca.key")
-        found.append(_private("CA key", folder / "ca.key"))
+    for name, crt, key in (("CA key", certs.ca_crt, certs.ca_key), ("issuing key", certs.issuing_crt, certs.issuing_key)):
+        if key.exists():
+            check_key(load_certificates(crt)[0], load_key(key), crt, key)
+            found.append(_private(name, key))
     return found
 
 
@@ -161,7 +164,7 @@ def broker_files(values: Values) -> list[Finding]:
     found = certificates(values)
     cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
     key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
+    authority = Path(values[declared.CA_FILE] or CertsFolder(folder).trusted)
     if cert.exists():
         server_context(cert, key, authority, client=cast("ClientCertificate", values[declared.CLIENT_CERTIFICATE]))
         found.append(Finding("TLS", OK, f"{cert}, {key} and {authority} go together"))

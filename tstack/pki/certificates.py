@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from tstack.errors import Failure
 from tstack.pki.keys import PrivateKey, load_key, read_pem
@@ -93,6 +93,28 @@ def check_authority(certificate: x509.Certificate, path: Path | str) -> None:
         raise Failure(
             f"{path}: is not the certificate of a certificate authority", "its basic constraints lack CA:TRUE"
         )
+
+
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Was the certificate signed with that authority's key?"""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def check_chain(chain: Sequence[x509.Certificate], path: Path | str) -> None:
+    """Warn unless the first certificate is a root, or leads to one by the others in the file: clients need all of it."""
+    certificate, left = chain[0], list(chain[1:])
+    while certificate.subject != certificate.issuer:
+        above = next((one for one in left if signed_by(certificate, one)), None)
+        if above is None:
+            lacking = certificate.issuer.rfc4514_string()
+            log.warning("%s lacks the certificate of %s: most clients need the whole chain", path, lacking)
+            return
+        left.remove(above)
+        certificate = above
 
 
 def expires_in(certificate: x509.Certificate, now: datetime | None = None) -> timedelta:
