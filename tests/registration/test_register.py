@@ -177,7 +177,7 @@ async def test_a_name_that_is_taken_is_passed_over_also_when_its_user_was_delete
         await admin.delete_user(store, "BBB-222")
         third = await made(desk)
     finally:
-        desk.close()
+        await desk.close()
     assert third.name == "CCC-222"
     assert certificate(third.cert).subject.rfc4514_string() == "CN=CCC-222"
     assert await store.get("/user/AAA-222") == before
@@ -191,7 +191,7 @@ async def test_when_no_name_is_free_it_gives_up(store: Store, authority: Authori
         with pytest.raises(Later, match="no free name"):
             await made(desk)
     finally:
-        desk.close()
+        await desk.close()
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------------

@@ -119,7 +119,10 @@ def certificates(values: Values) -> list[Finding]:
         check_key(certificate, load_key(key), cert, key)
         found.append(_validity("server certificate", cert))
         found.append(_private("server key", key))
-    for name, crt, key in (("CA key", certs.ca_crt, certs.ca_key), ("issuing key", certs.issuing_crt, certs.issuing_key)):
+    for name, crt, key in (
+        ("CA key", certs.ca_crt, certs.ca_key),
+        ("issuing key", certs.issuing_crt, certs.issuing_key),
+    ):
         if key.exists():
             check_key(load_certificates(crt)[0], load_key(key), crt, key)
             found.append(_private(name, key))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast, get_args
 
+from tstack.errors import Failure
 from tstack.identity.rights import MAX_RIGHTS, check_right
 from tstack.identity.users import NAME
 
@@ -214,6 +215,20 @@ def check_record(key: RegistrationKey) -> None:
         if not isinstance(right, str):
             raise ValueError("a right is not a string")
         check_right(right.replace("{user}", "x" * 64))
+
+
+def used_count(name: str, value: bytes) -> int:
+    """What a counter's record says. Raises `Failure` when it makes no sense: then nobody knows how many there are."""
+    try:
+        used = json.loads(value)["Used"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        used = None
+    if type(used) is not int or used < 0:
+        raise Failure(
+            f"the counter of the registration key {name} makes no sense",
+            f"look at it with `etcdctl get {used_key(name)}`",
+        )
+    return used
 
 
 def parse_time(text: str) -> datetime:

@@ -15,15 +15,17 @@ from aiohttp import web
 
 from tstack.env import Address
 from tstack.errors import Failure, UsageError
+from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
 from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.devices import Devices
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.limits import Limits
-from tstack.registration.ratelimit import RateLimit
+from tstack.registration.rates import Rates
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
 from tstack.store.interface import Store
@@ -78,6 +80,7 @@ class Registration:
         self._ca_pem = ca_pem
         self._directory = Directory(store)
         self._keyring = Keyring(store, default_key(options.key))
+        self._audit = Audit(store)
         self._registrar = Registrar(
             store,
             authority,
@@ -85,12 +88,16 @@ class Registration:
             ca_pem=ca_pem,
             validity=options.validity,
             limits=options.limits,
+            audit=self._audit,
+            is_taken=self._directory.users.__contains__,
         )
-        self._register = Register(
+        self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)
+        self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
+        self._devices = Devices(
             self._registrar,
             keyring=self._keyring,
-            rate=RateLimit(options.burst, options.every, max_clients=options.limits.clients, clock=clock),
-            proxies=Proxies(options.proxies),
+            directory=self._directory,
+            rates=self._rates,
             limits=options.limits,
         )
         self._health = Health(store)
@@ -115,6 +122,7 @@ class Registration:
         try:
             await self._directory.start(limits.store_seconds)
             await self._keyring.start(limits.store_seconds)
+            await self._registrar.start(limits.store_seconds)
         except BaseException:
             await self.stop()
             raise
@@ -147,7 +155,7 @@ class Registration:
             listener.close()
         if runner is not None:
             await runner.cleanup()
-        self._registrar.close()
+        await self._registrar.close()
         await self._keyring.stop()
         await self._directory.stop()
 
@@ -155,6 +163,7 @@ class Registration:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
         app.on_response_prepare.append(_finish)
         app.router.add_post("/register.json", self._register.answer)
+        self._devices.add_to(app)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)

@@ -32,10 +32,16 @@ class Refusal(Failure):
     kind = ""
     """What a program tells it from others of the same status by; blank: the status says it all."""
 
+    def __init__(self, message: str, hint: str = "", *, kind: str = "", retry: float = 0.0) -> None:
+        """`retry`: seconds after which the same request may be granted; 0 says nothing of it."""
+        super().__init__(message, hint)
+        self.kind = kind or self.kind
+        self.retry = retry
+
     @property
     def headers(self) -> Mapping[str, str]:
         """What the status demands beside the body (RFC 9110)."""
-        return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry)))} if self.retry else {}
 
 
 class BadRequest(Refusal):
@@ -71,6 +77,37 @@ class KeyEnded(Forbidden):
         super().__init__(message, "ask whoever runs the service for a new one")
 
 
+class QuotaUsedUp(Forbidden):
+    """The registration key has registered as many devices as it may."""
+
+    kind = "quota-used-up"
+
+    def __init__(self, quota: int) -> None:
+        super().__init__(
+            f"the registration key has registered all of its {quota} devices",
+            "ask whoever runs the service for another",
+        )
+
+
+class Conflict(Refusal):
+    """What is there already stands in the way."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class Unprocessable(Refusal):
+    """Well-formed, and still not to be granted."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "idempotency-key-reused"
+
+
+class NotFound(Refusal):
+    """There is no such thing."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
 class TooSlow(Refusal):
     """The body did not come in time."""
 
@@ -99,12 +136,7 @@ class Later(Refusal):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
     def __init__(self, message: str, hint: str, seconds: float) -> None:
-        super().__init__(message, hint)
-        self.seconds = seconds
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {"Retry-After": str(max(1, math.ceil(self.seconds)))}
+        super().__init__(message, hint, retry=max(seconds, 0.001))
 
 
 class TooMany(Later):

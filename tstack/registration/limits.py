@@ -30,6 +30,18 @@ class Limits:
     """Clients whose rate is remembered (about 8 MB). When there are more, the one that was let through longest ago is
     forgotten first: somebody with that many addresses is not held up by a limit per address anyway."""
 
+    looks_burst: int = 60
+    looks_every: float = 1.0
+    """Questions that an address may ask at once, how a registration stands or who it is itself, and the seconds after which it
+    may ask one more."""
+
+    key_rate: float = 2000.0
+    """Registrations a second with one registration key, by one process, and as many at once; 0: no limit. A key that has
+    got into wrong hands fills the store no faster."""
+
+    rate: float = 4000.0
+    """Requests to register a second in all, by one process, and as many at once; 0: no limit. More than it can carry out."""
+
     registering: int = 256
     """Registrations at work at once: with 3 ms each on two threads the last one waits less than a second."""
 
@@ -38,6 +50,12 @@ class Limits:
 
     store_seconds: float = 30.0
     """What the store has to send all users and keys when the service starts: a hundred thousand take a second."""
+
+    pending: int = 1000
+    """Devices that may wait for approval with one registration key: more than anybody looks through."""
+
+    pending_retry_seconds: float = 30.0
+    """How long a device that waits for approval is told to wait before it asks again: people are not faster."""
 
     stop_seconds: float = 5.0
     """What requests at work get to end when the service stops."""

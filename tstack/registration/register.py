@@ -13,11 +13,10 @@ from aiohttp import web
 from tstack.logs import RateLimited, clean
 from tstack.pki.keys import CsrError, PublicKey, public_key_of_csr
 from tstack.registration.body import ANY_NAME, json_object, read_body, text_field, word_field
-from tstack.registration.clients import Proxies, bucket
-from tstack.registration.errors import BadRequest, Forbidden, Refusal, TooMany
+from tstack.registration.errors import BadRequest, Forbidden, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
-from tstack.registration.ratelimit import RateLimit
+from tstack.registration.rates import Rates
 from tstack.registration.registrar import Registrar
 from tstack.registration.wanted import MAX_DEVICE_TYPE, Waiting, Wanted
 
@@ -48,23 +47,21 @@ class RegisterRequest:
 class Register:
     """The HTTP side of it: who may ask, and how."""
 
-    def __init__(
-        self, registrar: Registrar, *, keyring: Keyring, rate: RateLimit, proxies: Proxies, limits: Limits
-    ) -> None:
+    def __init__(self, registrar: Registrar, *, keyring: Keyring, rates: Rates, limits: Limits) -> None:
         self._registrar = registrar
         self._keyring = keyring
-        self._rate = rate
-        self._proxies = proxies
+        self._rates = rates
         self._limits = limits
         self._refusals = RateLimited(log)
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request; every refusal is raised."""
-        client = self._proxies.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
+        client = self._rates.client(request)
         try:
-            self._check_rate(client)
+            self._rates.register(client)
             asked = RegisterRequest.parse(await read_body(request, self._limits, ANY_NAME))
             key = self._keyring.find(asked.registration_key)
+            self._rates.key(key.name)
             public_key = csr_key(asked.csr) if asked.csr else None
             wanted = Wanted(
                 "csr" if asked.csr else "server-key", public_key, asked.device_type, password=True,
@@ -78,10 +75,6 @@ class Register:
             raise
         log.info("registered %s, device type %r, for %s", made.name, clean(asked.device_type), clean(client))
         return web.json_response(made.to_json())
-
-    def _check_rate(self, client: str) -> None:
-        if wait := self._rate.take(bucket(client)):
-            raise TooMany("too many registrations from this address", "wait as long as Retry-After says", wait)
 
 
 def csr_key(csr: str) -> PublicKey:
