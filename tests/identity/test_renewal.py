@@ -11,12 +11,13 @@ import pytest
 
 from tstack.errors import Failure
 from tstack.identity.admin import NoSuchUser, create_user, delete_user, get_user, revoke_certificates
+from tstack.identity.audit import Audit, Entry, Note, entries
 from tstack.identity.issued import IssuedCertificate, get_certificate
 from tstack.identity.renewal import add_certificate, retire_replaced
 from tstack.identity.revoked import REVOKED_PREFIX, Revocation, revoked_key
 from tstack.identity.users import MAX_CERTIFICATES, User
 from tstack.store.embedded import EmbeddedStore
-from tstack.store.interface import Put, Store
+from tstack.store.interface import Store
 
 NAME = "ABC-234"
 
@@ -38,11 +39,12 @@ async def revoked(store: Store) -> dict[str, Revocation]:
 
 
 async def test_the_old_one_is_good_until_the_new_one_is_used(store: Store) -> None:
-    user = await add_certificate(store, NAME, issued("b2", "a1"), also=(Put("/audit/x", b"told"),))
+    note = Note(Audit(store), Entry("device.renewed", NAME, serial="b2"))
+    user = await add_certificate(store, NAME, issued("b2", "a1"), note=note)
     assert (user.certificates, dict(user.renewed)) == (("a1", "b2"), {"b2": "a1"})
     assert user == await get_user(store, NAME)
     assert await get_certificate(store, "b2") == issued("b2", "a1")
-    assert await store.get("/audit/x") is not None
+    assert [one.serial async for one in entries(store)] == ["b2"]
     assert await revoked(store) == {}
 
     assert await retire_replaced(store, NAME, "a1") == "", "the old one is used, which changes nothing"

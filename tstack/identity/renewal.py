@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import random  # noqa: TID251 - jitter: nobody gains from guessing it
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tstack.errors import Failure
 from tstack.identity.admin import ATTEMPTS, get_user
+from tstack.identity.audit import Note
 from tstack.identity.issued import IssuedCertificate
 from tstack.identity.revoked import revocations
 from tstack.identity.users import MAX_CERTIFICATES, User, now_text, user_key
-from tstack.store.interface import Change, Put, Store
+from tstack.store.interface import Put, Store, StoreError
 
 SUPERSEDED = "superseded"
 """Why a certificate that was replaced is revoked (a reason of RFC 5280 5.3.1)."""
@@ -28,22 +29,22 @@ _PAUSE = 0.002  # seconds, times the number of tries, at random
 
 
 async def add_certificate(
-    store: Store, name: str, record: IssuedCertificate, *, known: User | None = None, also: Sequence[Change] = ()
+    store: Store, name: str, record: IssuedCertificate, *, known: User | None = None, note: Note | None = None
 ) -> User:
     """Give a user one more certificate, in place of `record.replaces` when that is not blank. Returns the user as it is now.
 
-    `known` is the user as a mirror has it, which saves a round trip; `also` is written in the same commit. Raises `NoSuchUser`,
+    `known` is the user as a mirror has it, which saves a round trip; `note` is recorded in the same commit. Raises `NoSuchUser`,
     `Failure` when the one to be replaced is not the user's any more or there are too many, and `StoreUnavailable`.
     """
 
     def change(user: User) -> tuple[User, Iterable[str]]:
         return _with(user, record)
 
-    return await _change(store, name, change, known, (record.put(), *also))
+    return await _change(store, name, change, known, note, record.put())
 
 
 async def retire_replaced(
-    store: Store, name: str, serial: str, *, known: User | None = None, also: Sequence[Change] = ()
+    store: Store, name: str, serial: str, *, known: User | None = None, note: Note | None = None
 ) -> str:
     """The certificate `serial` has been used: take the one out of service that it replaces.
 
@@ -58,7 +59,7 @@ async def retire_replaced(
         renewed = {new: old for new, old in user.renewed.items() if new != serial and old != retired}
         return replace(user, certificates=kept, renewed=renewed), (retired,) if retired else ()
 
-    await _change(store, name, change, known, also)
+    await _change(store, name, change, known, note)
     return retired
 
 
@@ -87,7 +88,8 @@ async def _change(
     name: str,
     change: Callable[[User], tuple[User, Iterable[str]]],
     known: User | None,
-    also: Sequence[Change],
+    note: Note | None,
+    *more: Put,
 ) -> User:
     """Apply `change` to the user as it is now and revoke what it names, in one commit."""
     user = known or await get_user(store, name)
@@ -97,10 +99,24 @@ async def _change(
             return user
         new = replace(new, changed=now_text())
         puts = await revocations(store, name, revoked, SUPERSEDED, new.changed)
-        revision = await store.commit(Put(user_key(name), new.to_json(), user.revision), *puts, *also)
+        revision = await _commit(store, note, Put(user_key(name), new.to_json(), user.revision), *more, *puts)
         if revision is not None:
             return replace(new, revision=revision)
         if attempt or known is None:
             await asyncio.sleep(_PAUSE * (attempt + 1) * random.random())  # noqa: S311
         user = await get_user(store, name)
     raise Failure(f"user {name} is being changed by others all the time", "try again")
+
+
+async def _commit(store: Store, note: Note | None, *changes: Put) -> int | None:
+    if note is None:
+        return await store.commit(*changes)
+    entry = await note.put()
+    try:
+        revision = await store.commit(*changes, entry)
+    except StoreError as error:
+        note.refused(error)
+        raise
+    if revision is not None:
+        note.written()
+    return revision
