@@ -162,6 +162,11 @@ REG_EVERY = Setting("every", "TREG_EVERY", seconds, "20s", "time after which a c
 REG_PROXIES = Setting(
     "proxies", "TREG_PROXIES", words, "", "addresses or networks of proxies whose X-Forwarded-For is believed"
 )
+REG_CLIENT_CERT_HEADER = Setting(
+    "clientcertheader", "TREG_CLIENT_CERT_HEADER", str, "",
+    "header in which those proxies say which client certificate they have checked, as in Client-Cert (RFC 9440); they must "
+    "take it away from what clients send; blank: client certificates come by TLS of treg's own only",
+)  # fmt: skip
 REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a device's certificate is valid")
 
 # -- clients: tregister, tconsume, tpublish ---------------------------------------------------------------------------
@@ -260,7 +265,7 @@ TSERVE: tuple[Setting[Any], ...] = (
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
-    REG_VALIDITY, CERTS_DIR, *STORE, *LOGGING,
+    REG_CLIENT_CERT_HEADER, REG_VALIDITY, CERTS_DIR, *STORE, *LOGGING,
 )  # fmt: skip
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR

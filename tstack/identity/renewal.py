@@ -33,8 +33,10 @@ async def add_certificate(
 ) -> User:
     """Give a user one more certificate, in place of `record.replaces` when that is not blank. Returns the user as it is now.
 
-    `known` is the user as a mirror has it, which saves a round trip; `note` is recorded in the same commit. Raises `NoSuchUser`,
-    `Failure` when the one to be replaced is not the user's any more or there are too many, and `StoreUnavailable`.
+    `known` is the user as a mirror has it, which saves a round trip; `note` is recorded in the same commit.
+
+    Raises `NoSuchUser`, `Failure` when the one to be replaced is not the user's any more or there are too many, and
+    `StoreUnavailable`.
     """
 
     def change(user: User) -> tuple[User, Iterable[str]]:

@@ -17,10 +17,13 @@ from tstack.env import Address
 from tstack.errors import Failure, UsageError
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
+from tstack.identity.retirement import Retirement
 from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.crl import RevocationList
+from tstack.registration.device_login import DeviceLogin
 from tstack.registration.devices import Devices
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
@@ -28,6 +31,7 @@ from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
+from tstack.registration.renew import Renew, Renewer
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
@@ -49,6 +53,8 @@ class Options:
     """Seconds after which it may do one more; 0 for no limit."""
     proxies: Sequence[str] = ()
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
+    client_certificate_header: str = ""
+    """Where these put the certificate of a client whose TLS they end; blank: nowhere, and it is not believed."""
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
     limits: Limits = field(default_factory=Limits)
@@ -91,7 +97,8 @@ class Registration:
             audit=self._audit,
             is_taken=self._directory.users.__contains__,
         )
-        self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)
+        proxies = Proxies(options.proxies)
+        self._rates = Rates(options.burst, options.every, options.limits, proxies, clock)
         self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
         self._devices = Devices(
             self._registrar,
@@ -100,6 +107,26 @@ class Registration:
             rates=self._rates,
             limits=options.limits,
         )
+        self._retirement = Retirement(store, "treg")
+        login = DeviceLogin(
+            self._directory,
+            authority,
+            self._retirement,
+            proxies=proxies,
+            rates=self._rates,
+            header=options.client_certificate_header,
+        )
+        renewer = Renewer(
+            store,
+            authority,
+            self._keyring,
+            self._audit,
+            ca_pem=ca_pem,
+            validity=options.validity,
+            limits=options.limits,
+        )
+        self._renew = Renew(renewer, login, options.limits)
+        self._crl = RevocationList(self._directory, authority)
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -156,6 +183,7 @@ class Registration:
         if runner is not None:
             await runner.cleanup()
         await self._registrar.close()
+        await self._retirement.stop()
         await self._keyring.stop()
         await self._directory.stop()
 
@@ -164,7 +192,9 @@ class Registration:
         app.on_response_prepare.append(_finish)
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
+        app.router.add_post("/v1/devices/renew", self._renew.answer)
         app.router.add_get("/ca.crt", self._ca)
+        app.router.add_get("/ca.crl", self._crl.answer)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)
         return app
