@@ -26,6 +26,7 @@ from tstack.broker.websocket_connection import WebSocketConnection
 from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
+from tstack.identity.retirement import Retirement
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.identity.scram import METHOD
 from tstack.identity.users import User
@@ -108,6 +109,7 @@ class Broker:
         self.router.on_offence = self._offence
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
+        self._retirement = Retirement(store, "tserve")
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
@@ -245,6 +247,7 @@ class Broker:
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
+        await self._retirement.stop()
         await self.gate.bans.stop()
         await self.directory.stop()
         if self._clock is not None:
@@ -329,6 +332,9 @@ class Broker:
                 logging.INFO, "%s (client %s) connected from %s", who.user, clean(session.client_id), channel.peer
             )
             channel.proceed()
+            user = self.directory.users.get(who.user)
+            if user is not None and user.renewed:
+                self._retirement.used(user, who.identity)
         else:
             self._quiet.log(logging.WARNING, "refused %s from %s: %s", who.user, channel.peer, clean(channel.reason))
 

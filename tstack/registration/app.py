@@ -25,6 +25,7 @@ from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.crl import RevocationList
 from tstack.registration.device_login import DeviceLogin
 from tstack.registration.devices import Devices
+from tstack.registration.est import Est
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.limits import Limits
@@ -126,6 +127,15 @@ class Registration:
             limits=options.limits,
         )
         self._renew = Renew(renewer, login, options.limits)
+        self._est = Est(
+            self._registrar,
+            renewer,
+            authority,
+            keyring=self._keyring,
+            login=login,
+            rate=rate,
+            limits=options.limits,
+        )
         self._crl = RevocationList(self._directory, authority)
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
@@ -193,6 +203,7 @@ class Registration:
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
         app.router.add_post("/v1/devices/renew", self._renew.answer)
+        self._est.add_routes(app.router)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/ca.crl", self._crl.answer)
         app.router.add_get("/healthz", self._health.alive)
