@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
 from tests.processes import PATIENCE, need
+from tstack.pki.authority import Authority
+from tstack.pki.certificates import server_context
+from tstack.pki.files import CertsFolder
+from tstack.pki.hierarchy import make_issuing, make_root
 
 
 @dataclass
@@ -89,6 +97,52 @@ async def csr(key: Path, subject: str = "/CN=ignored", *more: str) -> bytes:
 
 async def certificates(pkcs7: bytes) -> list[str]:
     """The PEM certificates that openssl finds in a certs-only message in base64."""
-    text = b"-----BEGIN PKCS7-----\n" + pkcs7.strip() + b"\n-----END PKCS7-----\n"
-    shown = (await openssl("pkcs7", "-print_certs", stdin=text)).decode()
+    der = await openssl("base64", "-d", stdin=pkcs7)
+    shown = (await openssl("pkcs7", "-inform", "DER", "-print_certs", stdin=der)).decode()
     return re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", shown, re.S)
+
+
+@dataclass
+class Site:
+    """A root, an issuing CA below it, and a server certificate for https on localhost."""
+
+    certs: CertsFolder
+    authority: Authority
+    tls: ssl.SSLContext
+
+    @classmethod
+    def make(cls, folder: Path, kind: str = "p256") -> Site:
+        certs = CertsFolder(folder)
+        make_root(certs, kind=kind)
+        make_issuing(certs, certs, kind=kind)
+        certs.ca_key.unlink()  # nothing from here on needs it
+        authority = certs.ensure_authority()
+        certs.ensure_server(authority)
+        return cls(certs, authority, server_context(certs.mqtt_crt, certs.mqtt_key, certs.trusted, alpn=("http/1.1",)))
+
+
+@dataclass
+class Identity:
+    """A device's certificate and key, in files."""
+
+    name: str
+    cert: Path
+    key: Path
+    serial: str
+
+    @classmethod
+    def save(cls, folder: Path, chain: str, key: str | Path) -> Identity:
+        leaf = x509.load_pem_x509_certificate(chain.encode())
+        serial = f"{leaf.serial_number:x}"
+        path = folder / f"{serial}.crt"
+        path.write_text(chain)
+        if isinstance(key, str):
+            (folder / f"{serial}.key").write_text(key)
+            key = folder / f"{serial}.key"
+        name = str(leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+        return cls(name, path, key, serial)
+
+    @property
+    def flags(self) -> list[str | Path]:
+        """For curl."""
+        return ["--cert", self.cert, "--key", self.key]
