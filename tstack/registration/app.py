@@ -23,7 +23,6 @@ from tstack.registration import errors
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.crl import RevocationList
-from tstack.registration.device_login import DeviceLogin
 from tstack.registration.devices import Devices
 from tstack.registration.est import Est
 from tstack.registration.health import Health
@@ -33,6 +32,7 @@ from tstack.registration.rates import Rates
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
 from tstack.registration.renew import Renew, Renewer
+from tstack.registration.who import DeviceLogin
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
@@ -101,13 +101,6 @@ class Registration:
         proxies = Proxies(options.proxies)
         self._rates = Rates(options.burst, options.every, options.limits, proxies, clock)
         self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
-        self._devices = Devices(
-            self._registrar,
-            keyring=self._keyring,
-            directory=self._directory,
-            rates=self._rates,
-            limits=options.limits,
-        )
         self._retirement = Retirement(store, "treg")
         login = DeviceLogin(
             self._directory,
@@ -116,6 +109,13 @@ class Registration:
             proxies=proxies,
             rates=self._rates,
             header=options.client_certificate_header,
+        )
+        self._devices = Devices(
+            self._registrar,
+            keyring=self._keyring,
+            login=login,
+            rates=self._rates,
+            limits=options.limits,
         )
         renewer = Renewer(
             store,
@@ -126,14 +126,14 @@ class Registration:
             validity=options.validity,
             limits=options.limits,
         )
-        self._renew = Renew(renewer, login, options.limits)
+        self._renew = Renew(renewer, login, self._rates, options.limits)
         self._est = Est(
             self._registrar,
             renewer,
             authority,
             keyring=self._keyring,
             login=login,
-            rate=rate,
+            rates=self._rates,
             limits=options.limits,
         )
         self._crl = RevocationList(self._directory, authority)

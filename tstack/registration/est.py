@@ -31,15 +31,14 @@ from tstack.logs import RateLimited, clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import MAX_CSR_BYTES, CsrError, PublicKey, public_key_in
 from tstack.registration.body import read_body
-from tstack.registration.clients import bucket
-from tstack.registration.device_login import DeviceLogin
-from tstack.registration.errors import BadRequest, Refusal, TooMany, UnsupportedMedia, WrongKey
+from tstack.registration.errors import BadRequest, Refusal, UnsupportedMedia, WrongKey
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
-from tstack.registration.ratelimit import RateLimit
+from tstack.registration.rates import Rates
 from tstack.registration.registrar import Registrar
 from tstack.registration.renew import Renewer
 from tstack.registration.wanted import Registered, Waiting, Wanted
+from tstack.registration.who import DeviceLogin
 
 log = logging.getLogger("tstack.registration")
 
@@ -80,14 +79,14 @@ class Est:
         *,
         keyring: Keyring,
         login: DeviceLogin,
-        rate: RateLimit,
+        rates: Rates,
         limits: Limits,
     ) -> None:
         self._registrar = registrar
         self._renewer = renewer
         self._keyring = keyring
         self._login = login
-        self._rate = rate
+        self._rates = rates
         self._limits = limits
         self._cacerts = _certs_only(authority.chain)
         self._refusals = RateLimited(log)
@@ -126,14 +125,14 @@ class Est:
         return _issued(made.cert)
 
     async def _enrol(self, request: web.Request, *, server_key: bool) -> Registered | Waiting:
-        client = self._login.client(request)
+        client = self._rates.client(request)
         try:
-            if wait := self._rate.take(bucket(client)):
-                raise TooMany("too many registrations from this address", "wait as long as Retry-After says", wait)
+            self._rates.register(client)
             name, secret = _basic(request)
             csr, public_key = await self._csr(request)
             hardware_id = _hardware_id(csr)
             key = self._key(name, secret, hardware_id)
+            self._rates.key(key.name)
             wanted = Wanted(
                 "server-key" if server_key else "csr",
                 None if server_key else public_key,
@@ -175,7 +174,7 @@ class Est:
             raise BadRequest(f"CSR: {error}", "send another one") from None
 
     def _note(self, request: web.Request, refusal: Refusal) -> None:
-        client = clean(self._login.client(request))
+        client = clean(self._rates.client(request))
         self._refusals.log(logging.WARNING, "no EST for %s: %d %s", client, refusal.status, clean(refusal.message))
 
 

@@ -21,11 +21,12 @@ from tstack.logs import RateLimited, clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import PublicKey, generate_key, key_pem
 from tstack.registration.body import json_object, read_body, text_field
-from tstack.registration.device_login import DeviceLogin, Shown
-from tstack.registration.errors import Forbidden, Later, Refusal
+from tstack.registration.errors import BadRequest, Forbidden, Later, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
+from tstack.registration.rates import Rates
 from tstack.registration.register import csr_key
+from tstack.registration.who import DeviceLogin, Shown
 from tstack.store.interface import Store, StoreError
 
 log = logging.getLogger("tstack.registration")
@@ -50,17 +51,18 @@ class Renewed:
     not_after: str
     replaces: str
 
-    def to_json(self) -> dict[str, str]:
-        """The fields under the names that a registration has them by."""
-        return {
-            "Name": self.name,
-            "Cert": self.cert,
-            "Key": self.key,
-            "Ca": self.ca,
-            "Serial": self.serial,
-            "NotAfter": self.not_after,
-            "Replaces": self.replaces,
+    def document(self) -> dict[str, str]:
+        """The fields under the names that a registration has them by; blank ones are left out."""
+        shown = {
+            "name": self.name,
+            "certificate": self.cert,
+            "private_key": self.key,
+            "ca": self.ca,
+            "serial": self.serial,
+            "not_after": self.not_after,
+            "replaces": self.replaces,
         }
+        return {name: value for name, value in shown.items() if value}
 
 
 class Renewer:
@@ -144,16 +146,17 @@ class Renewer:
         key = self._keyring.keys.get(shown.user.key)
         if key is not None and way not in key.ways:
             raise Forbidden(
-                f"the registration key {key.name} does not allow the way {way}", f"ways: {', '.join(key.ways)}"
+                f"the registration key does not allow the way {way}", f"use {' or '.join(key.ways)}", kind="way"
             )
 
 
 class Renew:
     """The HTTP side of it."""
 
-    def __init__(self, renewer: Renewer, login: DeviceLogin, limits: Limits) -> None:
+    def __init__(self, renewer: Renewer, login: DeviceLogin, rates: Rates, limits: Limits) -> None:
         self._renewer = renewer
         self._login = login
+        self._rates = rates
         self._limits = limits
         self._refusals = RateLimited(log)
 
@@ -162,14 +165,21 @@ class Renew:
         try:
             shown = await self._login.device(request)
             body = await read_body(request, self._limits) if request.can_read_body else b"{}"
-            fields = {name.casefold(): value for name, value in json_object(body, '{"CSR": "..."}').items()}
-            csr = text_field(fields, "csr", called="CSR")
-            made = await self._renewer.renew(shown, csr_key(csr) if csr else None)
+            made = await self._renewer.renew(shown, _wanted(body))
         except Refusal as refusal:
-            client = clean(self._login.client(request))
+            client = clean(self._rates.client(request))
             self._refusals.log(
                 logging.WARNING, "no renewal for %s: %d %s", client, refusal.status, clean(refusal.message)
             )
             raise
         log.info("renewed %s: certificate %s replaces %s", made.name, made.serial, made.replaces or "none")
-        return web.json_response(made.to_json())
+        return web.json_response(made.document())
+
+
+def _wanted(body: bytes) -> PublicKey | None:
+    """The key in the CSR; None when there is none. Raises `BadRequest`."""
+    fields = json_object(body, '{"csr": "-----BEGIN CERTIFICATE REQUEST-----..."}')
+    if unknown := sorted(set(fields) - {"csr"}):
+        raise BadRequest(f"{clean(unknown[0], 40)} is no field of a renewal", "the only one is csr")
+    csr = text_field(fields, "csr")
+    return csr_key(csr) if csr else None
