@@ -16,8 +16,9 @@ from tests.peers import until
 from tests.registration.conftest import KEY, Desk, Start
 from tests.registration.outside import Identity, Reply, Site, certificates, csr, curl, new_key, openssl
 from tstack.identity.admin import get_user, list_users
-from tstack.identity.keys import RegistrationKey
-from tstack.registration.wanted import Waiting, Wanted
+from tstack.identity.audit import Audit
+from tstack.identity.keys import RegistrationKey, digest
+from tstack.identity.pending import decide, list_pending
 
 EST = "/.well-known/est"
 PKCS10 = ("-H", "Content-Type: application/pkcs10", "-H", "Content-Transfer-Encoding: base64")
@@ -172,20 +173,23 @@ async def test_bad_requests_make_nothing(client: Client, tmp_path: Path) -> None
     assert await list_users(client.desk.store) == []
 
 
-async def test_a_device_that_has_to_wait_is_told_how_long(client: Client, tmp_path: Path) -> None:
-    registrar = client.desk.registration._registrar
-    usual = registrar.register
-
-    async def register(wanted: Wanted, key: RegistrationKey, address: str = "") -> object:
-        return Waiting("p1", "K7QX", 7.5) if wanted.hardware_id == "new" else await usual(wanted, key, address)
-
-    registrar.register = register  # type: ignore[method-assign]
-    key = await new_key(tmp_path, "device")
-    for operation in ("simpleenroll", "serverkeygen"):
-        reply = await client.post(operation, await csr(key, "/CN=x/serialNumber=new"), *RIGHT_KEY)
-        assert (reply.status, reply.headers["retry-after"]) == (202, "8")
-        assert b"K7QX" in reply.body
-    assert (await client.post("simpleenroll", await csr(key), *RIGHT_KEY)).status == 200
+@pytest.mark.parametrize("operation", ["simpleenroll", "serverkeygen"])
+async def test_a_device_that_has_to_wait_asks_again(client: Client, tmp_path: Path, operation: str) -> None:
+    store = client.desk.store
+    key = RegistrationKey("plant", digest("plant.secret"), approval=True, confirm=True)
+    await store.put("/key/plant", key.to_json())
+    await until(lambda: "plant" in client.desk.registration._keyring.keys, "the key is known")
+    request = await csr(await new_key(tmp_path, "device"), "/serialNumber=AA-01")
+    reply = await client.post(operation, request, "-u", "plant:plant.secret")
+    assert (reply.status, int(reply.headers["retry-after"]) > 0) == (202, True)
+    (waiting,) = await list_pending(store)
+    assert (waiting.hardware_id, waiting.code in reply.body.decode()) == ("AA-01", True)
+    assert await list_users(store) == []
+    await decide(store, Audit(store), waiting.id, "approved", actor="tuser", code=waiting.code)
+    reply = await client.post(operation, request, "-u", "plant:plant.secret")
+    assert reply.status == 200, reply.body
+    (user,) = await list_users(store)
+    assert (user.key, user.hardware_id, len(user.certificates)) == ("plant", "AA-01", 1)
 
 
 async def test_it_is_not_asked_too_often(start: Start, site: Site, tmp_path: Path) -> None:

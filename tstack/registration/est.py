@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import NameOID
 
-from tstack.identity.keys import MAX_HARDWARE_ID, RegistrationKey
+from tstack.identity.keys import RegistrationKey, check_hardware_id
 from tstack.logs import RateLimited, clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import MAX_CSR_BYTES, CsrError, PublicKey, public_key_in
@@ -135,7 +135,7 @@ class Est:
             self._rates.key(key.name)
             wanted = Wanted(
                 "server-key" if server_key else "csr",
-                None if server_key else public_key,
+                public_key,
                 hardware_id=hardware_id,
                 body_digest=hashlib.sha256(csr.public_bytes(Encoding.DER)).digest(),
                 secret=secret,
@@ -202,10 +202,10 @@ def _hardware_id(csr: x509.CertificateSigningRequest) -> str:
     numbers = [str(one.value) for one in csr.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
     if not numbers:
         return ""
-    if len(numbers) > 1 or clean(numbers[0], MAX_HARDWARE_ID) != numbers[0]:
-        raise BadRequest(
-            f"the subject's serialNumber is none of up to {MAX_HARDWARE_ID} plain characters", "name the hardware once"
-        )
+    try:
+        check_hardware_id("".join(numbers) if len(numbers) == 1 else "")
+    except ValueError as error:
+        raise BadRequest(f"the subject's serialNumber: {error}", "name the hardware once") from None
     return numbers[0]
 
 
