@@ -37,14 +37,24 @@ def make_issuing(
     validity: timedelta = ISSUING_VALIDITY,
     name: str = "",
 ) -> None:
-    """A new issuing CA in `folder`, signed by the one in `root`. Raises as `make_root`."""
+    """A new issuing CA in `folder`, which gets the certificate of the one in `root` that signs it, too.
+
+    Raises as `make_root`.
+    """
     authority = load_root(root)
+    if folder.ca_crt.exists() and load_certificates(folder.ca_crt)[0] != authority.certificate:
+        raise Failure(
+            f"{folder.ca_crt}: is another CA than {root.ca_crt}",
+            "clients that trust the one will not trust the other: name another folder with -certs-dir",
+        )
 
     def make() -> Pair:
         key = generate_key(kind)
         return Pair(authority.issue_authority(key.public_key(), validity, name=name), key_pem(key))
 
     folder.add(folder.issuing_crt, folder.issuing_key, make)
+    if not folder.ca_crt.exists():
+        folder.replace(folder.ca_crt, authority.ca_pem)
 
 
 def renew_root(folder: CertsFolder, validity: timedelta = CA_VALIDITY) -> None:
