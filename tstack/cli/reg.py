@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tstack import service
 from tstack.cli import settings as declared
+from tstack.cli.key import sealer_of
 from tstack.cli.program import Parser, open_store, opened, required, start
 from tstack.client.address import BrokerAddress
 from tstack.env import Values
@@ -72,6 +73,7 @@ def registration_options(values: Values) -> Options:
         every=values[declared.REG_EVERY],
         proxies=values[declared.REG_PROXIES],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
+        sealer=sealer_of(values),
     )
 
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tstack import service
-from tstack.cli import ban
+from tstack.cli import ban, key
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, required, start
 from tstack.cli.user_view import Answer, certificate, described, public, said, table, with_password
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("name", metavar="NAME", nargs="?", help="user name; or -username=NAME")
         command.arguments(sub)
         _add_json(sub)
-    return start(parser, declared.TUSER, argv, _run)
+    return start(parser, dict.fromkeys((*declared.TUSER, *declared.TUSER_KEY)), argv, _run)
 
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
@@ -370,4 +370,11 @@ COMMANDS = {
     ),
     "unban": Command("let them in again", ban.unban, ban.whom_arguments, (), usage="NAME | -address=IP"),
     "bans": Command("list who is banned", ban.bans, settings=()),
+    "key": Command(
+        "registration keys, and devices that wait for approval",
+        key.key,
+        key.key_arguments(DEFAULTS, _add_json),
+        (),
+        usage="ACTION",
+    ),
 }

@@ -17,6 +17,7 @@ from tstack.env import Address
 from tstack.errors import Failure, UsageError
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
+from tstack.identity.seal import Sealer
 from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.clients import Proxies
@@ -24,6 +25,7 @@ from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.devices import Devices
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
+from tstack.registration.known import Known
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
 from tstack.registration.register import Register
@@ -51,6 +53,8 @@ class Options:
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
+    sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
+    """Gives what opens the secrets of keys with derived secrets; None: there are no such keys."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -78,8 +82,9 @@ class Registration:
         """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by."""
         self._options = options
         self._ca_pem = ca_pem
-        self._directory = Directory(store)
-        self._keyring = Keyring(store, default_key(options.key))
+        known = Known()
+        self._directory = Directory(store, known.changed)
+        self._keyring = Keyring(store, default_key(options.key), options.sealer)
         self._audit = Audit(store)
         self._registrar = Registrar(
             store,
@@ -90,6 +95,7 @@ class Registration:
             limits=options.limits,
             audit=self._audit,
             is_taken=self._directory.users.__contains__,
+            is_known=known.has,
         )
         self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)
         self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
