@@ -15,12 +15,12 @@ def device_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def csr_of(key: Any, name: str = "whatever", *, san: str = "", hash_: Any = None) -> str:
+def csr_of(key: Any, name: str = "whatever", *, san: str = "") -> str:
     """A CSR in PEM, signed by the key, that asks for a name and, when given, a subject alternative name."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     if san:
         names = x509.SubjectAlternativeName([x509.DNSName(san), x509.UniformResourceIdentifier(f"urn:x:{san}")])
         builder = builder.add_extension(names, critical=False)
-    csr = builder.sign(key, hash_ or hashes.SHA256())
+    csr = builder.sign(key, hashes.SHA256())
     return csr.public_bytes(serialization.Encoding.PEM).decode()

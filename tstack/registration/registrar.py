@@ -21,7 +21,7 @@ from tstack.identity.users import User, now_text, user_key
 from tstack.pki.authority import Authority
 from tstack.registration.approval import Approval
 from tstack.registration.batch import Batch
-from tstack.registration.errors import BadRequest, Conflict, Forbidden, Later
+from tstack.registration.errors import BadRequest, Conflict, Forbidden, Later, QuotaUsedUp
 from tstack.registration.leases import Hourly
 from tstack.registration.limits import Limits
 from tstack.registration.making import Made, Maker, public_digest
@@ -140,7 +140,12 @@ class Registrar:
                     return decided
                 job = replace(job, also=(decided,))
             password = password or await self._maker.password(job.wanted)
-            made = await self._make(job, known, password)
+            try:
+                made = await self._make(job, known, password)
+            except QuotaUsedUp:
+                if attempt > 0 or not (job.wanted.hardware_id or job.replay):
+                    raise
+                continue  # the last one may have been this very device, a moment ago
             if made is not None:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)
