@@ -42,7 +42,6 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "device.deleted": "a device was deleted and its certificates were revoked",
         "device.rotated": "a device got a new password",
         "device.changed": "a device's record was changed otherwise",
-        "device.expired": "a device's time was over",
         "certificate.issued": "a certificate was made",
         "certificate.revoked": "a certificate was revoked",
         "key.added": "a registration key was made",
@@ -244,6 +243,26 @@ class Audit:
     def _lose(self, message: str, *args: object) -> None:
         self.lost += 1
         self._complaints.log(logging.ERROR, message, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry, and the log that it is to stand in: what a change of a user is given so that it is recorded with it."""
+
+    audit: Audit
+    entry: Entry
+
+    async def put(self) -> Put:
+        """See `Audit.put`."""
+        return await self.audit.put(self.entry)
+
+    def written(self) -> None:
+        """See `Audit.written`."""
+        self.audit.written(self.entry)
+
+    def refused(self, error: StoreError) -> None:
+        """See `Audit.refused`."""
+        self.audit.refused(error)
 
 
 async def entries(store: Store, after: str = "", *, limit: int = 1000) -> AsyncIterator[Entry]:
