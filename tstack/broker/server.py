@@ -23,6 +23,7 @@ from tstack.broker.expiry import Expiry
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
+from tstack.broker.purge import Purge
 from tstack.broker.tls import Tls
 from tstack.broker.upgrade import Policy
 from tstack.broker.websocket_connection import WebSocketConnection
@@ -111,6 +112,7 @@ class Broker:
         policy = self.directory if options.authentication else _Everybody()
         self.router = Router(policy, options.limits, token=secrets.token_hex(8))
         self.router.on_offence = self._offence
+        self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
@@ -149,6 +151,7 @@ class Broker:
             self.router.now = asyncio.get_running_loop().time()
             self._sys_topics.start()
             await self._open_journal()
+            self._purge.start()
             self._tick()
             await self._listeners.open()
             self._note_certificates()
@@ -251,6 +254,7 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
+        await self._purge.stop()
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
@@ -368,6 +372,8 @@ class Broker:
         sessions = self.router.sessions
         if new is None or new.deleted:
             sessions.expel(name, "user deleted", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
+            if new is not None and new.purge and (old is None or old.purge != new.purge):
+                self._purge.add(name)
         elif new.disabled:
             sessions.expel(name, "user disabled", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
         elif old is not None:

@@ -25,7 +25,8 @@ class Query:
         for name, value in request.query.items():
             if name not in known:
                 raise BadRequest(
-                    f"there is no parameter {name[:40]!r} here", f"there are {', '.join(known)}" if known else "send none"
+                    f"there is no parameter {name[:40]!r} here",
+                    f"there are {', '.join(known)}" if known else "send none",
                 )
             if name in self._values:
                 raise BadRequest(f"the parameter {name} comes twice", "send it once")
