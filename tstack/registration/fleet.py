@@ -104,11 +104,9 @@ class Fleet:
     def search(self, users: Mapping[str, User], wanted: Search, after: str, limit: int) -> Found:
         """The devices behind `after` ("": from the beginning) that are looked for, `limit` at most."""
         found: list[User] = []
-        looked = 0
-        for name in self._from(wanted, after):
+        for looked, name in enumerate(self._from(wanted, after)):
             if looked == LOOKED_AT or len(found) == limit:
                 return Found(tuple(found), after)
-            looked += 1
             after = name
             user = users.get(name)
             if user is not None and self._matches(user, wanted):
