@@ -6,6 +6,7 @@ import argparse
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -74,6 +75,7 @@ def registration_options(values: Values) -> Options:
         proxies=values[declared.REG_PROXIES],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
         sealer=sealer_of(values),
+        audit_log=Path(values[declared.AUDIT_LOG]) if values[declared.AUDIT_LOG] else None,
     )
 
 

@@ -162,6 +162,9 @@ REG_EVERY = Setting("every", "TREG_EVERY", seconds, "20s", "time after which a c
 REG_PROXIES = Setting(
     "proxies", "TREG_PROXIES", words, "", "addresses or networks of proxies whose X-Forwarded-For is believed"
 )
+AUDIT_LOG = Setting(
+    "auditlog", "TREG_AUDIT_LOG", str, "", "file that what is done and refused is added to as JSON lines; blank: none"
+)
 REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a device's certificate is valid")
 
 SEAL_KEY = Setting(
@@ -267,7 +270,7 @@ TSERVE: tuple[Setting[Any], ...] = (
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
-    REG_VALIDITY, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
+    REG_VALIDITY, AUDIT_LOG, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
 )  # fmt: skip
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR

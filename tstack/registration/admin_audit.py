@@ -1,6 +1,6 @@
 """The admin API's audit log, `GET /v1/audit`: entries from a time on, oldest first, by event, user or registration key.
 
-It is read from the store page by page, at most `SCANNED` entries for one answer. An entry's `Id` is where to go on.
+It is read from the store page by page, at most `SCANNED` entries for one answer. An entry's `id` is where to go on.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ SCANNED: Final = 5000
 LISTED = ("since", "until", "event", "user", "key", "limit", "after")
 
 
-class AuditLog:
+class AdminAudit:
     """See the module."""
 
     def __init__(self, store: Store, access: Access) -> None:
         self._store = store
         self._access = access
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """What the application answers."""
-        router.add_get("/v1/audit", self._access.guarded("audit:read", self._list))
+    def add_to(self, app: web.Application) -> None:
+        """Its routes."""
+        app.router.add_get("/v1/audit", self._access.guarded("audit:read", self._list))
 
     async def _list(self, request: web.Request, caller: Caller) -> web.Response:
         query = Query(request, LISTED)
@@ -53,8 +53,9 @@ class AuditLog:
             with contextlib.suppress(ValueError):  # what makes no sense is in the store for who looks
                 entry = decoded(item)
                 if _is(entry, event, user, key):
-                    found.append({"Id": entry.id, **entry.record()})
-        return web.json_response({"Entries": found} | ({"After": last} if more else {}))
+                    fields = {name.lower(): value for name, value in entry.record().items()}
+                    found.append({"id": entry.id, **fields})
+        return web.json_response({"entries": found} | ({"after": last} if more else {}))
 
 
 def _is(entry: Entry, event: str, user: str, key: str) -> bool:

@@ -29,10 +29,10 @@ SCANNED: Final = 5000
 MAX_REASON: Final = 200
 """Characters of a reason at most."""
 
-LISTED = ("user", "state", "ends-before", "limit", "after")
+LISTED = ("user", "state", "ends_before", "limit", "after")
 
 
-class Certificates:
+class AdminCertificates:
     """See the module."""
 
     def __init__(self, store: Store, directory: Directory, access: Access, limits: Limits) -> None:
@@ -41,8 +41,9 @@ class Certificates:
         self._access = access
         self._limits = limits
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """What the application answers."""
+    def add_to(self, app: web.Application) -> None:
+        """Its routes."""
+        router = app.router
         router.add_get("/v1/certificates", self._access.guarded("certificates:read", self._list))
         router.add_get("/v1/certificates/{serial}", self._access.guarded("certificates:read", self._show))
         router.add_post("/v1/certificates/{serial}/revoke", self._access.guarded("certificates:write", self._revoke))
@@ -52,7 +53,7 @@ class Certificates:
         user, wanted, before = (
             query.text("user"),
             query.one_of("state", ("valid", "revoked", "ended")),
-            query.time("ends-before"),
+            query.time("ends_before"),
         )
         after, limit = query.text("after"), query.limit()
         filtered = bool(user or wanted or before)
@@ -69,7 +70,7 @@ class Certificates:
             one = IssuedCertificate.from_json(last, item.value)
             if (not user or one.user == user) and (not wanted or self._state(one) == wanted) and _ends(one, before):
                 found.append(self._shown(one))
-        return web.json_response({"Certificates": found} | ({"After": last} if more else {}))
+        return web.json_response({"certificates": found} | ({"after": last} if more else {}))
 
     async def _show(self, request: web.Request, caller: Caller) -> web.Response:
         Query(request, ())
@@ -78,14 +79,14 @@ class Certificates:
     async def _revoke(self, request: web.Request, caller: Caller) -> web.Response:
         """The certificate is good for nothing from now on; the device keeps its name and its password."""
         Query(request, ())
-        fields = json_object(await read_body(request, self._limits), '{"Reason": "..."}')
-        only(fields, "Reason")
-        reason = word_field(fields, "Reason", MAX_REASON) or "revoked"
+        fields = json_object(await read_body(request, self._limits), '{"reason": "..."}')
+        only(fields, "reason")
+        reason = word_field(fields, "reason", MAX_REASON) or "revoked"
         one = await self._find(request)
         note = caller.note("certificate.revoked", one.user, key=one.key, serial=one.serial, reason=reason)
         with told():
             await admin.revoke_certificates(self._store, one.user, [one.serial], reason=reason, note=note)
-        return web.json_response(self._shown(one) | {"State": "revoked", "Reason": reason})
+        return web.json_response(self._shown(one) | {"state": "revoked", "reason": reason})
 
     async def _find(self, request: web.Request) -> IssuedCertificate:
         try:
@@ -108,18 +109,18 @@ class Certificates:
     def _shown(self, one: IssuedCertificate) -> dict[str, Any]:
         revocation = self._directory.revoked.get(one.serial)
         return {
-            "Serial": one.serial,
-            "User": one.user,
-            "State": self._state(one),
-            "NotBefore": one.not_before,
-            "NotAfter": one.not_after,
-            "Fingerprint": one.fingerprint,
-            "KeyAlgorithm": one.key_algorithm,
-            "Way": one.way,
-            "Key": one.key,
-            "Replaces": one.replaces,
-            "RevokedAt": revocation.revoked_at if revocation is not None else "",
-            "Reason": revocation.reason if revocation is not None else "",
+            "serial": one.serial,
+            "user": one.user,
+            "state": self._state(one),
+            "not_before": one.not_before,
+            "not_after": one.not_after,
+            "fingerprint": one.fingerprint,
+            "key_algorithm": one.key_algorithm,
+            "way": one.way,
+            "key": one.key,
+            "replaces": one.replaces,
+            "revoked_at": revocation.revoked_at if revocation is not None else "",
+            "reason": revocation.reason if revocation is not None else "",
         }
 
 

@@ -29,10 +29,10 @@ from tstack.registration.limits import Limits
 from tstack.registration.query import Query
 from tstack.store.interface import Store, StoreError
 
-SEARCHED = ("name", "type", "hardware", "key", "state", "ends-before", "limit", "after")
+SEARCHED = ("name", "device_type", "hardware_id", "key", "state", "ends_before", "limit", "after")
 
 
-class Devices:
+class AdminDevices:
     """See the module."""
 
     def __init__(self, store: Store, directory: Directory, fleet: Fleet, access: Access, limits: Limits) -> None:
@@ -42,8 +42,9 @@ class Devices:
         self._access = access
         self._limits = limits
 
-    def add_routes(self, router: web.UrlDispatcher) -> None:
-        """What the application answers."""
+    def add_to(self, app: web.Application) -> None:
+        """Its routes."""
+        router = app.router
         reading = (("", self._list), ("/{name}", self._show))
         changing = (("disable", self._disable), ("enable", self._enable), ("expire", self._expire))
         for path, handler in reading:
@@ -55,12 +56,12 @@ class Devices:
     async def _list(self, request: web.Request, caller: Caller) -> web.Response:
         query = Query(request, SEARCHED)
         wanted = Search(
-            query.text("name"), query.text("type"), query.text("hardware"), query.text("key"),
-            query.one_of("state", STATES), query.time("ends-before"),
+            query.text("name"), query.text("device_type"), query.text("hardware_id"), query.text("key"),
+            query.one_of("state", STATES), query.time("ends_before"),
         )  # fmt: skip
         found = self._fleet.search(self._directory.users, wanted, query.text("after"), query.limit())
-        answer: dict[str, Any] = {"Devices": [self._shown(user) for user in found.devices]}
-        return web.json_response(answer | ({"After": found.after} if found.after is not None else {}))
+        answer: dict[str, Any] = {"devices": [self._shown(user) for user in found.devices]}
+        return web.json_response(answer | ({"after": found.after} if found.after is not None else {}))
 
     async def _show(self, request: web.Request, caller: Caller) -> web.Response:
         Query(request, ())
@@ -81,11 +82,11 @@ class Devices:
 
     async def _expire(self, request: web.Request, caller: Caller) -> web.Response:
         Query(request, ())
-        fields = json_object(await read_body(request, self._limits), '{"Expires": "2027-01-31T00:00:00Z"}')
-        only(fields, "Expires")
-        expires = text_field(fields, "Expires")
-        if "Expires" not in fields:
-            raise BadRequest("Expires is missing", 'send "Expires": "2027-01-31T00:00:00Z", or "" for never')
+        fields = json_object(await read_body(request, self._limits), '{"expires": "2027-01-31T00:00:00Z"}')
+        only(fields, "expires")
+        expires = text_field(fields, "expires")
+        if "expires" not in fields:
+            raise BadRequest("expires is missing", 'send "expires": "2027-01-31T00:00:00Z", or "" for never')
         user = self._device(request)
         note = caller.note("device.changed", user.name, reason=f"expires {expires or 'never'}")
         with told():
@@ -102,7 +103,7 @@ class Devices:
         note = caller.note("device.rotated", user.name, reason="certificates revoked" if revoke else "")
         with told():
             user = await admin.set_password(self._store, user.name, hashed, scram, revoke=revoke, note=note)
-        return web.json_response(self._shown(user) | {"Password": password})
+        return web.json_response(self._shown(user) | {"password": password})
 
     async def _delete(self, request: web.Request, caller: Caller) -> web.Response:
         """With `purge=true` brokers drop what it left: retained messages and what waits of it."""
@@ -123,25 +124,25 @@ class Devices:
     def _shown(self, user: User) -> dict[str, Any]:
         """A device as it is answered: no password, nor anything made of one."""
         return {
-            "Name": user.name,
-            "State": state(user),
-            "DeviceType": user.device_type,
-            "HardwareId": user.hardware_id,
-            "Key": user.key,
-            "Rights": list(user.rights),
-            "HasPassword": bool(user.password),
-            "Created": user.created,
-            "Changed": user.changed,
-            "Expires": user.expires,
-            "Certificates": [self._certificate(serial) for serial in user.certificates],
+            "name": user.name,
+            "state": state(user),
+            "device_type": user.device_type,
+            "hardware_id": user.hardware_id,
+            "key": user.key,
+            "rights": list(user.rights),
+            "has_password": bool(user.password),
+            "created": user.created,
+            "changed": user.changed,
+            "expires": user.expires,
+            "certificates": [self._certificate(serial) for serial in user.certificates],
         }
 
     def _certificate(self, serial: str) -> dict[str, Any]:
         end = self._fleet.ends.get(serial, 0.0)
         return {
-            "Serial": serial,
-            "NotAfter": time_text(datetime.fromtimestamp(end, UTC)) if end else "",
-            "Revoked": serial in self._directory.revoked,
+            "serial": serial,
+            "not_after": time_text(datetime.fromtimestamp(end, UTC)) if end else "",
+            "revoked": serial in self._directory.revoked,
         }
 
 

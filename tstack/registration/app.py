@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 from aiohttp import web
 
@@ -18,11 +19,14 @@ from tstack.errors import Failure, UsageError
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
 from tstack.identity.seal import Sealer
+from tstack.identity.users import User
 from tstack.pki.authority import Authority
 from tstack.registration import errors
+from tstack.registration.admin import AdminApi
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.devices import Devices
+from tstack.registration.fleet import Fleet
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
@@ -55,6 +59,8 @@ class Options:
     """Of the certificates that devices get."""
     sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
     """Gives what opens the secrets of keys with derived secrets; None: there are no such keys."""
+    audit_log: Path | None = None
+    """The file of JSON lines that what is done and refused is written to."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -82,10 +88,15 @@ class Registration:
         """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by."""
         self._options = options
         self._ca_pem = ca_pem
-        known = Known()
-        self._directory = Directory(store, known.changed)
+        known, fleet = Known(), Fleet(store)
+
+        def changed(name: str, old: User | None, new: User | None) -> None:
+            known.changed(name, old, new)
+            fleet.changed(name, old, new)
+
+        self._directory = Directory(store, changed)
         self._keyring = Keyring(store, default_key(options.key), options.sealer)
-        self._audit = Audit(store)
+        self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
             store,
             authority,
@@ -105,6 +116,9 @@ class Registration:
             directory=self._directory,
             rates=self._rates,
             limits=options.limits,
+        )
+        self._admin = AdminApi(
+            store, self._directory, fleet, self._audit, Proxies(options.proxies), options.limits, clock
         )
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
@@ -129,6 +143,7 @@ class Registration:
             await self._directory.start(limits.store_seconds)
             await self._keyring.start(limits.store_seconds)
             await self._registrar.start(limits.store_seconds)
+            await self._admin.start(limits.store_seconds)
         except BaseException:
             await self.stop()
             raise
@@ -161,6 +176,7 @@ class Registration:
             listener.close()
         if runner is not None:
             await runner.cleanup()
+        await self._admin.stop()
         await self._registrar.close()
         await self._keyring.stop()
         await self._directory.stop()
@@ -170,6 +186,7 @@ class Registration:
         app.on_response_prepare.append(_finish)
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
+        self._admin.add_to(app)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)
