@@ -31,12 +31,16 @@ from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
 from tstack.registration.limits import Limits
+from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
+
+HSTS_SECONDS = 365 * 86400
+"""How long a client that came by https is to come by nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +188,12 @@ class Registration:
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
         app.on_response_prepare.append(_finish)
+        if self._options.tls is not None:
+            app.on_response_prepare.append(_insist_on_tls)
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
         self._admin.add_to(app)
+        OpenApi().add_to(app)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)
@@ -208,5 +215,10 @@ async def _answer_errors(
 
 
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
     response.force_close()
+
+
+async def _insist_on_tls(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"  # RFC 6797 7.2: over TLS alone
