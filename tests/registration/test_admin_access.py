@@ -10,7 +10,7 @@ import pytest
 from tests.registration.admin import Administrator, until
 from tests.registration.conftest import Desk, Start
 from tstack.identity.audit import entries
-from tstack.identity.tokens import revoke_token
+from tstack.identity.tokens import SCOPES, revoke_token
 from tstack.registration.limits import Limits
 
 ROUTES = [
@@ -21,6 +21,15 @@ ROUTES = [
     ("POST", "/v1/devices/ABC-123/expire", "devices:write"),
     ("POST", "/v1/devices/ABC-123/rotate", "devices:write"),
     ("DELETE", "/v1/devices/ABC-123", "devices:write"),
+    ("GET", "/v1/keys", "keys:read"),
+    ("POST", "/v1/keys", "keys:write"),
+    ("GET", "/v1/keys/plant-a", "keys:read"),
+    ("POST", "/v1/keys/plant-a/revoke", "keys:write"),
+    ("GET", "/v1/keys/plant-a/allowed", "keys:read"),
+    ("POST", "/v1/keys/plant-a/allowed", "keys:write"),
+    ("GET", "/v1/pending", "keys:read"),
+    ("POST", "/v1/pending/0/approve", "keys:write"),
+    ("POST", "/v1/pending/0/reject", "keys:write"),
     ("GET", "/v1/certificates", "certificates:read"),
     ("GET", "/v1/certificates/a1", "certificates:read"),
     ("POST", "/v1/certificates/a1/revoke", "certificates:write"),
@@ -31,10 +40,8 @@ ROUTES = [
 @pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
 async def test_every_route_wants_its_scope_and_no_other(desk: Desk, method: str, path: str, scope: str) -> None:
     reader = scope.replace("write", "read")
-    others = {"devices:write", "certificates:write", "audit:read", "keys:write"} - {
-        scope,
-        reader.replace("read", "write"),
-    }
+    others = {one for one in SCOPES if one.endswith("write") or one == "audit:read"}
+    others -= {scope, scope.replace("read", "write")}
     outsider = await Administrator.of(desk, "outsider", *others, *([reader] if reader != scope else []))
     answer = await outsider(method, path)
     assert answer.status == 403, answer.text

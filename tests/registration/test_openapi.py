@@ -22,11 +22,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.registration.admin import Administrator
+from tests.registration.admin import Administrator, until
 from tests.registration.conftest import Desk, Start
+from tstack.identity.audit import Audit
+from tstack.identity.key_admin import add_key
+from tstack.identity.keys import RegistrationKey
 from tstack.registration import docs_page
 from tstack.registration.limits import Limits
 from tstack.registration.openapi import document
+from tstack.registration.openapi_schemas import PENDING
 
 EXAMPLES = 4
 """Requests that are made up for each operation and each way of making them."""
@@ -92,11 +96,17 @@ async def test_every_example_is_granted_and_answered_as_it_says(desk: Desk) -> N
     """Each operation with its own examples, one after the other, on a device of that name; deletion last."""
     admin = await Administrator.of(desk)
     await admin.device("KTW-482", certificates=("5b1f0c9e7d",))
+    await add_key(desk.store, Audit(desk.store), RegistrationKey("plant-a", quota=5), actor="tuser:test")
+    await until(lambda: "plant-a" in desk.registration._keyring.keys)
+    for waiting in (PENDING, PENDING | {"id": "1" * 32}):
+        record = {name.title().replace("_", ""): value for name, value in waiting.items() if name != "confirm"}
+        await desk.store.put(f"/pending/{waiting['id']}", json.dumps(record).encode())
     order = sorted(operations(), key=lambda one: one[0] == "DELETE")
     for method, path, operation in order:
         for one in operation.get("parameters", ()):
             if one["in"] == "path":
-                path = path.replace(f"{{{one['name']}}}", one["example"])
+                example = "1" * 32 if operation["operationId"] == "rejectPending" else one["example"]
+                path = path.replace(f"{{{one['name']}}}", example)
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
         headers = {"Authorization": f"Bearer {admin.token}"} if operation["security"] == [{"admin_token": []}] else {}
         answer = await desk.ask(method, path, json=body, headers=headers)

@@ -43,7 +43,7 @@ class KeyUse:
 
 
 async def add_key(
-    store: Store, audit: Audit, wanted: RegistrationKey, *, sealer: Sealer | None = None, actor: str
+    store: Store, audit: Audit, wanted: RegistrationKey, *, sealer: Sealer | None = None, actor: str, address: str = ""
 ) -> tuple[RegistrationKey, str]:
     """Write a new key, with all that `wanted` says but its secret; returns it and the secret, which is kept nowhere.
 
@@ -58,7 +58,7 @@ async def add_key(
         check_record(key)
     except ValueError as error:
         raise Failure(f"registration key {key.name}: {error}", "see tuser key add --help") from None
-    entry = Entry("key.added", key=key.name, actor=actor)
+    entry = Entry("key.added", key=key.name, actor=actor, address=address)
     # the counter is a condition, too: a key starts at none, whatever was there before
     counter = await store.get(used_key(key.name))
     revision = await store.commit(
@@ -104,13 +104,13 @@ async def list_keys(store: Store) -> list[KeyUse]:
         page = await store.range(KEY_PREFIX, after=page.after, revision=page.revision)
 
 
-async def revoke_key(store: Store, audit: Audit, name: str, *, actor: str) -> RegistrationKey:
+async def revoke_key(store: Store, audit: Audit, name: str, *, actor: str, address: str = "") -> RegistrationKey:
     """From now on nobody registers with it; the devices that have stay as they are."""
     for _ in range(ATTEMPTS):
         key = (await get_key(store, name)).key
         if key.revoked:
             return key
-        entry = Entry("key.revoked", key=name, actor=actor)
+        entry = Entry("key.revoked", key=name, actor=actor, address=address)
         revoked = replace(key, revoked=True, changed=now_text())
         revision = await store.commit(Put(KEY_PREFIX + name, revoked.to_json(), key.revision), await audit.put(entry))
         if revision is not None:
@@ -120,7 +120,14 @@ async def revoke_key(store: Store, audit: Audit, name: str, *, actor: str) -> Re
 
 
 async def allow(
-    store: Store, audit: Audit, name: str, hardware_ids: Sequence[str], *, remove: bool = False, actor: str
+    store: Store,
+    audit: Audit,
+    name: str,
+    hardware_ids: Sequence[str],
+    *,
+    remove: bool = False,
+    actor: str,
+    address: str = "",
 ) -> int:
     """Put hardware ids on a key's list, or take them off; returns how many there were to do. All are checked first.
 
@@ -138,7 +145,8 @@ async def allow(
     for start in range(0, len(wanted), _ALLOWED_AT_ONCE):
         some = wanted[start : start + _ALLOWED_AT_ONCE]
         what = "taken off the list" if remove else "put on the list"
-        entry = Entry("key.changed", key=name, actor=actor, reason=f"{len(some)} hardware ids {what}")
+        reason = f"{len(some)} hardware ids {what}"
+        entry = Entry("key.changed", key=name, actor=actor, address=address, reason=reason)
         await store.commit(*_allowed(name, some, remove), await audit.put(entry))
         audit.written(entry)
     return len(wanted)
@@ -155,6 +163,14 @@ async def list_allowed(store: Store, name: str) -> list[str]:
         if page.after is None:
             return found
         page = await store.range(prefix, after=page.after, revision=page.revision)
+
+
+async def page_allowed(store: Store, name: str, after: str, limit: int) -> tuple[list[str], str]:
+    """Some of a key's list, and where the next page begins ("": at the end); "" as `after`: from the beginning."""
+    await get_key(store, name)
+    prefix = f"{ALLOW_PREFIX}{name}/"
+    page = await store.range(prefix, after=prefix + after if after else None, limit=limit)
+    return [id_ for item in page.items if (id_ := _hardware_id(item))], (page.after or "").removeprefix(prefix)
 
 
 def _allowed(name: str, hardware_ids: Iterable[str], remove: bool) -> list[Change]:

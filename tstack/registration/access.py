@@ -36,9 +36,14 @@ class Caller:
     address: str
     audit: Audit
 
+    @property
+    def actor(self) -> str:
+        """Who it is, in the audit log."""
+        return f"token:{self.token.name}"
+
     def note(self, event: str, user: str = "", *, key: str = "", serial: str = "", reason: str = "") -> Note:
         """The audit entry of what is done for this caller."""
-        entry = Entry(event, user, key, serial, self.address, f"token:{self.token.name}", reason)
+        entry = Entry(event, user, key, serial, self.address, self.actor, reason)
         return Note(self.audit, entry)
 
 

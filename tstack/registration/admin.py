@@ -9,13 +9,17 @@ from aiohttp import web
 
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
+from tstack.identity.seal import Sealer
 from tstack.identity.tokens import Tokens
 from tstack.registration.access import Access
 from tstack.registration.admin_audit import AdminAudit
 from tstack.registration.admin_certificates import AdminCertificates
 from tstack.registration.admin_devices import AdminDevices
+from tstack.registration.admin_keys import AdminKeys
+from tstack.registration.admin_pending import AdminPending
 from tstack.registration.clients import Proxies
 from tstack.registration.fleet import Fleet
+from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.store.interface import Store
 
@@ -31,6 +35,8 @@ class AdminApi:
         audit: Audit,
         proxies: Proxies,
         limits: Limits,
+        keyring: Keyring,
+        sealer: Callable[[], Sealer] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
@@ -38,6 +44,8 @@ class AdminApi:
         self.access = Access(self._tokens, audit, proxies, limits, clock)
         self._parts = (
             AdminDevices(store, directory, fleet, self.access, limits),
+            AdminKeys(store, keyring, sealer, self.access, limits),
+            AdminPending(store, self.access, limits),
             AdminCertificates(store, directory, self.access, limits),
             AdminAudit(store, self.access),
         )

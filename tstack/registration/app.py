@@ -122,7 +122,15 @@ class Registration:
             limits=options.limits,
         )
         self._admin = AdminApi(
-            store, self._directory, fleet, self._audit, Proxies(options.proxies), options.limits, clock
+            store,
+            self._directory,
+            fleet,
+            self._audit,
+            Proxies(options.proxies),
+            options.limits,
+            self._keyring,
+            options.sealer,
+            clock,
         )
         self._health = Health(store)
         self._runner: web.AppRunner | None = None

@@ -119,6 +119,64 @@ def _certificates() -> Json:
     }  # fmt: skip
 
 
+def _keys() -> Json:
+    name = path("name", "Name of the registration key.", "plant-a", pattern="^[A-Za-z0-9_-]{1,64}$")
+    write, read = "keys:write", "keys:read"
+    return {
+        "/v1/keys": {
+            "get": operation(
+                "listKeys", "keys", "List registration keys", "100 at most in one page.",
+                {"200": answer("A page.", "Keys"), **problems(*ADMIN)},
+                scope=read, parameters=[_LIMIT, _after("this name")],
+            ),
+            "post": operation(
+                "addKey", "keys", "Make a registration key", "Who may make keys may give devices any rights.",
+                {"201": answer("The key, with its secret.", "KeyWithSecret"), **problems(*ADMIN, 409, *BODY)},
+                scope=write, request=body("NewKey", {"name": "plant-b", "quota": 100, "ways": ["csr"]}),
+            ),
+        },
+        "/v1/keys/{name}": {"get": operation(
+            "showKey", "keys", "Show a registration key", "", {"200": answer("The key.", "Key"), **problems(*ADMIN, 404)},
+            scope=read, parameters=[name],
+        )},
+        "/v1/keys/{name}/revoke": {"post": operation(
+            "revokeKey", "keys", "Revoke a registration key", "Nobody registers with it any more; its devices stay.",
+            {"200": answer("The key.", "Key"), **problems(*ADMIN, 404)}, scope=write, parameters=[name],
+        )},
+        "/v1/keys/{name}/allowed": {
+            "get": operation(
+                "listAllowed", "keys", "Which hardware ids may register with a key", "",
+                {"200": answer("A page.", "Allowed"), **problems(*ADMIN, 404)},
+                scope=read, parameters=[name, _LIMIT, _after("this place")],
+            ),
+            "post": operation(
+                "changeAllowed", "keys", "Allow hardware ids, or no longer", "",
+                {"200": answer("How many it were.", "AllowDone"), **problems(*ADMIN, 404, *BODY)},
+                scope=write, parameters=[name], request=body("Allow", {"hardware_ids": ["00:1b:44:11:3a:b7"]}),
+            ),
+        },
+    }  # fmt: skip
+
+
+def _pending() -> Json:
+    id_ = path("id", "Of the request that waits.", "0123456789abcdef0123456789abcdef")
+    decided = {"200": answer("How it stands now.", "PendingDevice"), **problems(*ADMIN, 404)}
+    return {
+        "/v1/pending": {"get": operation(
+            "listPending", "keys", "List devices that wait for approval", "",
+            {"200": answer("Those who wait.", "PendingDevices"), **problems(*ADMIN)},
+            scope="keys:read", parameters=[_word("key", "Of this registration key."), _LIMIT],
+        )},
+        "/v1/pending/{id}/approve": {"post": operation(
+            "approvePending", "keys", "Approve of a device", "It gets its credentials when it asks again.",
+            {**decided, **problems(*BODY)}, scope="keys:write", parameters=[id_], request=body("Code", {}),
+        )},
+        "/v1/pending/{id}/reject": {"post": operation(
+            "rejectPending", "keys", "Reject a device", "", decided, scope="keys:write", parameters=[id_],
+        )},
+    }  # fmt: skip
+
+
 def _audit() -> Json:
     filters = [
         _time("since", "From this time on."), _time("until", "Before this time."),
@@ -199,6 +257,7 @@ def _service() -> Json:
 _TAGS: Final = {
     "registration": "For devices: get a name and credentials.",
     "devices": "For administrators: the devices that there are.",
+    "keys": "For administrators: who may register devices, and devices that wait for approval.",
     "certificates": "For administrators: the certificates that were issued.",
     "audit": "For administrators: what was done, and what was refused.",
     "service": "About the service itself.",
@@ -208,7 +267,7 @@ _TAGS: Final = {
 def document() -> Json:
     """The OpenAPI document."""
     paths: Json = {}
-    for part in (_registration(), _devices(), _certificates(), _audit(), _service()):
+    for part in (_registration(), _devices(), _keys(), _pending(), _certificates(), _audit(), _service()):
         for where, operations in part.items():
             paths.setdefault(where, {}).update(operations)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tstack.identity.audit import EVENTS
+from tstack.identity.keys import REPEATS, WAYS
 from tstack.registration.fleet import STATES
 from tstack.registration.openapi_parts import Json, flag, many, record, text, texts, time
 
@@ -46,6 +47,37 @@ ENTRY: Final = {
     "actor": "token:dashboard",
 }
 
+KEY: Final = {
+    "name": "plant-a",
+    "used": 12,
+    "quota": 100,
+    "expires": "2027-01-31T00:00:00Z",
+    "device_type": "pump",
+    "rights": ["{user}/#"],
+    "ways": ["csr"],
+    "allow_list": False,
+    "approval": True,
+    "confirm": False,
+    "repeat": "reject",
+    "derived": False,
+    "revoked": False,
+    "created": "2026-11-21T10:00:00.000000Z",
+    "changed": "2026-11-21T10:00:00.000000Z",
+}
+
+PENDING: Final = {
+    "id": "0123456789abcdef0123456789abcdef",
+    "state": "waiting",
+    "key": "plant-a",
+    "hardware_id": "00:1b:44:11:3a:b7",
+    "device_type": "pump",
+    "way": "csr",
+    "fingerprint": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "address": "192.0.2.7",
+    "created": "2026-11-21T10:00:00.000000Z",
+    "confirm": False,
+}
+
 PROBLEM: Final = {
     "type": "about:blank",
     "title": "Not Found",
@@ -71,6 +103,37 @@ _DEVICE_FIELDS: Final[Json] = {
     "expires": time("When it is shut out."),
     "certificates": many("CertificateInDevice", "Its certificates, the oldest first."),
 }
+
+_KEY_FIELDS: Final[Json] = {
+    "name": text("Its name, which stands in front of its secret."),
+    "used": {"type": "integer", "description": "Devices that it has registered."},
+    "quota": {"type": "integer", "minimum": 0, "description": "Devices that it may register in all; 0: any number."},
+    "expires": time("Until when it may be used."),
+    "device_type": text("What its devices are; empty: what they say."),
+    "rights": texts("Rights of its devices; `{user}` stands for the device's name."),
+    "ways": {"type": "array", "items": text("A way.", enum=list(WAYS)), "description": "Credentials that it gives."},
+    "allow_list": flag("Only hardware ids that were allowed before?"),
+    "approval": flag("Has somebody to approve of each device?"),
+    "confirm": flag("Has whoever approves to type the code that the device shows?"),
+    "repeat": text("What a hardware id gets that comes again.", enum=list(REPEATS)),
+    "derived": flag("Has each device a secret of its own, derived from this key's?"),
+    "revoked": flag("Was it revoked?"),
+    "created": text("When it was made."),
+    "changed": text("When it was last changed."),
+}
+
+_NEW_KEY: Final = (
+    "quota",
+    "expires",
+    "device_type",
+    "rights",
+    "ways",
+    "allow_list",
+    "approval",
+    "confirm",
+    "repeat",
+    "derived",
+)
 
 SCHEMAS: Final[Json] = {
     "Problem": record(
@@ -137,6 +200,75 @@ SCHEMAS: Final[Json] = {
         {"certificates": many("Certificate", "The certificates."), "after": _AFTER},
         optional=("after",),
         example={"certificates": [CERTIFICATE]},
+    ),
+    "Key": record("A registration key. Its secret is never shown again.", _KEY_FIELDS, example=KEY),
+    "KeyWithSecret": record(
+        "A new registration key with its secret.",
+        {**_KEY_FIELDS, "secret": text("What devices show, or what theirs are derived from. It is shown this once.")},
+        example=KEY | {"used": 0, "secret": "plant-a.Xq3..."},
+    ),
+    "NewKey": record(
+        "A registration key to be made. What is absent is as if the key had no such limit.",
+        {"name": _KEY_FIELDS["name"], **{name: _KEY_FIELDS[name] for name in _NEW_KEY}},
+        optional=_NEW_KEY,
+        example={"name": "plant-a", "quota": 100, "ways": ["csr"], "approval": True},
+    ),
+    "Keys": record(
+        "A page of registration keys, in the order of their names.",
+        {"keys": many("Key", "The keys."), "after": _AFTER},
+        optional=("after",),
+        example={"keys": [KEY]},
+    ),
+    "Allowed": record(
+        "A page of hardware ids, in no order that means anything.",
+        {"hardware_ids": texts("The hardware ids."), "after": _AFTER},
+        optional=("after",),
+        example={"hardware_ids": ["00:1b:44:11:3a:b7"]},
+    ),
+    "Allow": record(
+        "Hardware ids to be put on a key's list, or taken off it.",
+        {
+            "hardware_ids": {**texts("The hardware ids."), "minItems": 1, "maxItems": 500},
+            "remove": flag("Take them off?"),
+        },
+        optional=("remove",),
+        example={"hardware_ids": ["00:1b:44:11:3a:b7"]},
+    ),
+    "AllowDone": record(
+        "How many were put on the list, or taken off.",
+        {
+            "added": {"type": "integer", "description": "Put on it."},
+            "removed": {"type": "integer", "description": "Taken off it."},
+        },
+        optional=("added", "removed"),
+        example={"added": 1},
+    ),
+    "PendingDevice": record(
+        "A device that waits for approval, or was decided on and has not come back.",
+        {
+            "id": text("Of the request that waits."),
+            "state": text("How it stands.", enum=["waiting", "approved", "rejected"]),
+            "key": text("Name of the registration key."),
+            "hardware_id": text("What it says to be by its maker."),
+            "device_type": text("What kind of device it is."),
+            "way": text("Credentials that it wants."),
+            "fingerprint": text("SHA-256 of its public key, in hex; empty when it brought none."),
+            "address": text("Where the request came from."),
+            "created": text("When it came."),
+            "confirm": flag("Has whoever approves to send the code that the device shows?"),
+        },
+        example=PENDING,
+    ),
+    "PendingDevices": record(
+        "Devices that wait, the oldest first.",
+        {"pending": many("PendingDevice", "The devices.")},
+        example={"pending": [PENDING]},
+    ),
+    "Code": record(
+        "What the device shows.",
+        {"code": text("The code; not needed where the key asks for none.", maxLength=16)},
+        optional=("code",),
+        example={"code": "K7QX"},
     ),
     "Revocation": record(
         "Why a certificate is revoked.",
