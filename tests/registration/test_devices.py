@@ -22,6 +22,7 @@ from tstack.identity.key_admin import allow, get_key, revoke_key
 from tstack.identity.keys import derive, hardware_key
 from tstack.identity.revoked import revoked_key
 from tstack.identity.seal import Sealer
+from tstack.registration.limits import Limits
 from tstack.registration.replay import IDEMPOTENCY_PREFIX
 from tstack.store.interface import Store
 
@@ -164,7 +165,8 @@ async def test_a_key_that_has_ended_registers_nobody(desk: Desk) -> None:
     assert problem(await desk.device(secret)) == (403, "key-ended")
 
 
-async def test_wrong_keys_are_all_the_same(desk: Desk) -> None:
+async def test_wrong_keys_are_all_the_same(start: Start) -> None:
+    desk = await start(limits=Limits(lockout_first=0.0))
     secret = await desk.key(sealer=None)
     await desk.key("derived", sealer=Sealer({"k": bytes(32)}))
     wrong = ["", "plant", "plant.", secret[:-1], secret + "x", "default", "nobody." + secret[6:], "x" * 5000]
@@ -186,7 +188,7 @@ async def test_an_allow_list_lets_its_own_in(desk: Desk) -> None:
 
 async def test_a_derived_secret_is_good_for_its_own_hardware_id(start: Start) -> None:
     sealer = Sealer({"k": bytes(32)})
-    desk = await start(sealer=lambda: sealer)
+    desk = await start(sealer=lambda: sealer, limits=Limits(lockout_first=0.0))
     secret = await desk.key(sealer=sealer)
     own = derive(secret, "AA:BB")
     assert problem(await desk.device(secret, hardware_id="AA:BB"))[0] == 401, "the key itself belongs on no device"
@@ -400,7 +402,6 @@ async def test_nobody_waits_who_could_be_taken_for_another(desk: Desk) -> None:
 
 
 async def test_no_more_wait_than_somebody_can_look_through(start: Start) -> None:
-    from tstack.registration.limits import Limits
 
     desk = await start(limits=Limits(pending=2))
     secret = await desk.key(approval=True)

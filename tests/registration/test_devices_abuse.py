@@ -168,7 +168,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(start: Start) -> None
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/v1/devices", 405),
+        ("GET", "/v1/devices", 401),
         ("PUT", "/v1/devices", 405),
         ("POST", "/v1/devices/self", 405),
         ("GET", "/v1/x", 404),

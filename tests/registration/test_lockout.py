@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.registration.conftest import KEY, Start
+from tstack.identity.audit import entries
 from tstack.registration.limits import Limits
 from tstack.registration.lockout import Lockout
 
@@ -94,3 +99,35 @@ def test_it_never_grows(tries: list[tuple[int, int, bool]]) -> None:
             one.failed(where, f"n{name}", f"{address} {name}")
         clock.now += 0.1
         assert len(one) <= 20
+
+
+WAYS_TO_REGISTER = [
+    ("/register.json", lambda secret: {"RegistrationKey": secret}),
+    ("/v1/devices", lambda secret: {"registration_key": secret, "way": "password"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), WAYS_TO_REGISTER)
+async def test_wrong_registration_keys_lock_out_and_stand_in_the_audit_log(
+    start: Start, path: str, body: Callable[[str], dict[str, str]]
+) -> None:
+    clock = Clock()
+    desk = await start(clock=clock)
+    for number in range(10):
+        assert (await desk.ask("POST", path, json=body(f"name{number}.guess"))).status == 401
+    answer = await desk.ask("POST", path, json=body(KEY))
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "30")
+    clock.now += 30
+    assert (await desk.ask("POST", path, json=body(KEY))).status in (200, 201)
+    found = [entry async for entry in entries(desk.store) if entry.event == "device.refused"]
+    assert len(found) == 10
+    assert {(entry.address, entry.reason) for entry in found} == {("127.0.0.1", "401 the registration key is wrong")}
+
+
+async def test_a_device_with_an_old_key_waits_and_its_neighbours_do_not(start: Start) -> None:
+    clock = Clock()
+    desk = await start(clock=clock)
+    for _ in range(30):
+        await desk.ask("POST", "/v1/devices", json={"registration_key": "old.secret"})
+    assert (await desk.ask("POST", "/v1/devices", json={"registration_key": "old.secret"})).status == 429
+    assert (await desk.register()).status == 200

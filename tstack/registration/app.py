@@ -31,13 +31,17 @@ from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
 from tstack.registration.limits import Limits
+from tstack.registration.lockout import Lockout
 from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
+
+CSP = "Content-Security-Policy"
 
 HSTS_SECONDS = 365 * 86400
 """How long a client that came by https is to come by nothing else."""
@@ -99,7 +103,7 @@ class Registration:
             fleet.changed(name, old, new)
 
         self._directory = Directory(store, changed)
-        self._keyring = Keyring(store, default_key(options.key), options.sealer)
+        self._keyring = Keyring(store, default_key(options.key), Lockout(options.limits, clock), options.sealer)
         self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
             store,
@@ -113,12 +117,16 @@ class Registration:
             is_known=known.has,
         )
         self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)
-        self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
+        refusals = Refusals(self._audit)
+        self._register = Register(
+            self._registrar, keyring=self._keyring, rates=self._rates, refusals=refusals, limits=options.limits
+        )
         self._devices = Devices(
             self._registrar,
             keyring=self._keyring,
             directory=self._directory,
             rates=self._rates,
+            refusals=refusals,
             limits=options.limits,
         )
         self._admin = AdminApi(
@@ -223,8 +231,8 @@ async def _answer_errors(
 
 
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    policy = response.headers.get(CSP, HEADERS[CSP])  # a page has its own
+    response.headers.update({**HEADERS, CSP: policy})
     response.force_close()
 
 

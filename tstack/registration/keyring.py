@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from tstack.errors import Failure
 from tstack.identity.keys import DEFAULT, KEY_PREFIX, RegistrationKey, derive, digest
 from tstack.identity.seal import SealBroken, Sealer
-from tstack.registration.errors import KeyEnded, WrongKey
+from tstack.identity.tokens import name_of
+from tstack.registration.errors import KeyEnded, TooMany, WrongKey
+from tstack.registration.lockout import Lockout
 from tstack.store.interface import Item, Store
 from tstack.store.mirror import Mirror
 
@@ -21,8 +23,11 @@ def default_key(secret: str) -> RegistrationKey:
 class Keyring:
     """The keys in the store, and the default one. `sealer` is asked for when the first sealed secret is needed."""
 
-    def __init__(self, store: Store, default: RegistrationKey, sealer: Callable[[], Sealer] | None = None) -> None:
+    def __init__(
+        self, store: Store, default: RegistrationKey, lockout: Lockout, sealer: Callable[[], Sealer] | None = None
+    ) -> None:
         self._default = default
+        self._lockout = lockout
         self._sealer = sealer
         self._opened: dict[str, str] = {}  # by what was sealed: never more than there are keys
         self._mirror = Mirror(store, KEY_PREFIX, _decode, self._changed)
@@ -40,12 +45,24 @@ class Keyring:
         """The keys in the store by their names."""
         return self._mirror.values
 
-    def find(self, secret: str, hardware_id: str = "") -> RegistrationKey:
-        """The key that this is the secret of, or the one derived from it for this hardware id.
+    def find(self, secret: str, hardware_id: str = "", *, client: str) -> RegistrationKey:
+        """The key that this is the secret of, or the one derived from it for this hardware id; `client` is who shows it.
 
-        Raises `WrongKey`, `KeyEnded`, and `Failure` when a sealed secret cannot be opened. Compares digests: equally long, so
-        that the time tells nothing. The name in front of a secret is none itself.
+        Raises `WrongKey`, `TooMany` after too many wrong ones, `KeyEnded`, and `Failure` when a sealed secret cannot be
+        opened. Compares digests: equally long, so that the time tells nothing. The name in front of a secret is none itself.
         """
+        name = name_of(secret)
+        if wait := self._lockout.wait(client, name):
+            raise TooMany("too many wrong registration keys", "wait as long as Retry-After says", wait)
+        try:
+            key = self._find(secret, hardware_id)
+        except WrongKey:
+            self._lockout.failed(client, name, secret)
+            raise
+        self._lockout.passed(client, name)
+        return key
+
+    def _find(self, secret: str, hardware_id: str) -> RegistrationKey:
         shown = digest(secret)
         if hmac.compare_digest(shown, self._default.digest):
             return self._default
