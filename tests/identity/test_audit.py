@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tstack.identity import audit
-from tstack.identity.audit import AUDIT_PREFIX, EVENTS, REFUSALS_BURST, Audit, Entry, entries
+from tstack.errors import Failure
+from tstack.identity import admin, audit
+from tstack.identity.audit import AUDIT_PREFIX, EVENTS, REFUSALS_BURST, Audit, Entry, Note, decoded, entries
+from tstack.identity.users import User
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Put, StoreError
 
@@ -136,3 +138,32 @@ async def test_the_log_is_read_from_any_place_on_and_in_pages() -> None:
         assert [one async for one in entries(store, limit=2)] == made
         assert [one async for one in entries(store, made[2].id, limit=3)] == made[3:]
         assert [one async for one in entries(store, f"{10**18 + 5:019d}")] == made[5:]
+
+
+async def test_a_change_of_a_user_is_recorded_with_it(tmp_path: Path) -> None:
+    async with EmbeddedStore(":memory:") as store:
+        log = Audit(store, tmp_path / "audit.jsonl")
+        user = await admin.create_user(store, User("ABC-123", certificates=("a1", "b2")))
+        notes = [Note(log, Entry(event, "ABC-123")) for event in sorted(EVENTS) if event.startswith("device.")][:5]
+        await admin.set_disabled(store, user.name, True, note=notes[0])
+        await admin.set_password(store, user.name, b"", revoke=True, note=notes[1])
+        await admin.set_expiry(store, user.name, "2030-01-01T00:00:00Z", note=notes[2])
+        await admin.revoke_certificates(store, user.name, note=notes[3])
+        tombstone = await admin.delete_user(store, user.name, note=notes[4])
+        found = await store.range(AUDIT_PREFIX)
+        assert [decoded(item) for item in found.items] == [note.entry for note in notes]
+        assert found.items[-1].revision == tombstone.revision
+        assert (tmp_path / "audit.jsonl").read_bytes().count(b"\n") == 5
+        with pytest.raises(admin.NoSuchUser):
+            await admin.set_disabled(store, "ABC-999", True, note=Note(log, Entry("device.disabled")))
+        assert len([one async for one in entries(store)]) == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["2030-01-01", "2030-01-01T00:00:00", "soon", "2030-01-01 00:00:00Z", "\x00", "9" * 5000]
+)
+async def test_a_time_names_its_zone(text: str) -> None:
+    async with EmbeddedStore(":memory:") as store:
+        await admin.create_user(store, User("ABC-123"))
+        with pytest.raises(Failure):
+            await admin.set_expiry(store, "ABC-123", text)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -15,11 +16,14 @@ from typing import Literal
 from tstack import __version__
 from tstack.broker import listeners
 from tstack.broker.admin import Admin
+from tstack.broker.audit import AuditTopics
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.expiry import Expiry
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
+from tstack.broker.purge import Purge
 from tstack.broker.tls import Tls
 from tstack.broker.upgrade import Policy
 from tstack.broker.websocket_connection import WebSocketConnection
@@ -37,6 +41,7 @@ from tstack.mqtt.packets import Connect
 from tstack.pki.certificates import load_certificates
 from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
+from tstack.routing.message import Message
 from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
 from tstack.routing.sys_topics import SysTopics
@@ -102,11 +107,13 @@ class Broker:
         self._on_failure = on_failure
         self.journal: DiskJournal | None = None
         self.limits = options.limits
+        self._expiry = Expiry()
         self.directory = Directory(store, self._user_changed, self._revoked)
         self.authenticator = Authenticator(self.directory, options.authentication)
         policy = self.directory if options.authentication else _Everybody()
         self.router = Router(policy, options.limits, token=secrets.token_hex(8))
         self.router.on_offence = self._offence
+        self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
         self._retirement = Retirement(store, "tserve")
@@ -123,6 +130,7 @@ class Broker:
         """When the certificates that are served with end, in seconds since 1970: "server" and "ca"."""
         self._sys_topics = SysTopics(self.router, __version__, options.sys_interval, memory)
         self.router.on_interest = self._sys_topics.interest
+        self._audit = AuditTopics(store, self._publish)
         self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._policies = {"ws": Policy(options.origins), "wss": Policy(options.origins, is_tls=True)}
@@ -141,9 +149,11 @@ class Broker:
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
                 await self.gate.bans.start(self.options.store_wait)
+                await self._audit.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
             self._sys_topics.start()
             await self._open_journal()
+            self._purge.start()
             self._tick()
             await self._listeners.open()
             self._note_certificates()
@@ -208,7 +218,9 @@ class Broker:
         if not self.options.authentication:
             return EVERYTHING
         user = self.directory.users.get(name)
-        return None if user is None or user.deleted or user.disabled else user.permissions
+        if user is None or user.deleted or user.disabled or user.is_expired(time.time()):
+            return None
+        return user.permissions
 
     def _journal_failed(self, error: Exception) -> None:
         """What cannot be written cannot be acknowledged: better no broker than one that says yes and forgets."""
@@ -244,10 +256,12 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
+        await self._purge.stop()
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
         await self._retirement.stop()
+        await self._audit.stop()
         await self.gate.bans.stop()
         await self.directory.stop()
         if self._clock is not None:
@@ -263,9 +277,16 @@ class Broker:
         self.lag.tick(now, now + TICK)
         self.router.sessions.tick()
         self._sys_topics.tick()
+        for name in self._expiry.due(time.time()):
+            self.router.sessions.expel(name, "user expired", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
         self.flush()
         if self.ready:
             self._watchdog.beat(now, f"{len(self.connections)} connections")
+
+    def _publish(self, message: Message) -> None:
+        """One of the broker's own."""
+        self.router.publish(message)
+        self.flush()
 
     # -- the seam between routing and connections ----------------------------------------------------------------------------
 
@@ -353,9 +374,12 @@ class Broker:
     # -- live effect of what administrators change ---------------------------------------------------------------------------
 
     def _user_changed(self, name: str, old: User | None, new: User | None) -> None:
+        self._expiry.note(name, new)
         sessions = self.router.sessions
         if new is None or new.deleted:
             sessions.expel(name, "user deleted", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
+            if new is not None and new.purge and (old is None or old.purge != new.purge):
+                self._purge.add(name)
         elif new.disabled:
             sessions.expel(name, "user disabled", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
         elif old is not None:

@@ -6,11 +6,13 @@ import argparse
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tstack import service
 from tstack.cli import settings as declared
+from tstack.cli.key import sealer_of
 from tstack.cli.program import Parser, open_store, opened, required, start
 from tstack.client.address import BrokerAddress
 from tstack.env import Values
@@ -73,6 +75,8 @@ def registration_options(values: Values) -> Options:
         proxies=values[declared.REG_PROXIES],
         client_certificate_header=values[declared.REG_CLIENT_CERT_HEADER],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
+        sealer=sealer_of(values),
+        audit_log=Path(values[declared.AUDIT_LOG]) if values[declared.AUDIT_LOG] else None,
     )
 
 

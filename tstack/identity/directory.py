@@ -21,7 +21,7 @@ from tstack.identity.users import USER_PREFIX, User, serial_text
 from tstack.store.interface import Item, Store
 from tstack.store.mirror import Mirror
 
-Reason = Literal["unknown", "password", "disabled", "deleted", "revoked", "certificate"]
+Reason = Literal["unknown", "password", "disabled", "deleted", "revoked", "certificate", "expired"]
 UserChanged = Callable[[str, User | None, User | None], None]
 
 
@@ -189,6 +189,8 @@ def _let_in(user: User) -> User:
         raise Refused("deleted")
     if user.disabled:
         raise Refused("disabled")
+    if user.is_expired(time.time()):
+        raise Refused("expired")
     return user
 
 

@@ -127,7 +127,9 @@ async def list_pending(store: Store) -> Sequence[Pending]:
         page = await store.range(PENDING_PREFIX, after=page.after, revision=page.revision)
 
 
-async def decide(store: Store, audit: Audit, id_: str, state: State, *, actor: str, code: str = "") -> Pending:
+async def decide(
+    store: Store, audit: Audit, id_: str, state: State, *, actor: str, code: str = "", address: str = ""
+) -> Pending:
     """Approve of a device or reject it. With a code, approving takes the one that the device itself shows.
 
     Raises `Failure` when there is no such entry, it is decided already, or the code is another.
@@ -148,9 +150,8 @@ async def decide(store: Store, audit: Audit, id_: str, state: State, *, actor: s
         )
     decided = replace(pending, state=state)
     event = "key.approved" if state == "approved" else "key.rejected"
-    entry = Entry(
-        event, key=pending.key, actor=actor, reason=f"hardware id {pending.hardware_id or 'not given'}, {id_}"
-    )
+    reason = f"hardware id {pending.hardware_id or 'not given'}, {id_}"
+    entry = Entry(event, key=pending.key, actor=actor, address=address, reason=reason)
     lease = await store.lease(KEPT_SECONDS)
     written = await store.commit(
         Put(pending_key(id_), decided.to_json(), pending.revision, lease), await audit.put(entry)

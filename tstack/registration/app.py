@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 from aiohttp import web
 
@@ -18,17 +19,25 @@ from tstack.errors import Failure, UsageError
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
 from tstack.identity.retirement import Retirement
+from tstack.identity.seal import Sealer
+from tstack.identity.users import User
 from tstack.pki.authority import Authority
 from tstack.registration import errors
+from tstack.registration.admin import AdminApi
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.crl import RevocationList
 from tstack.registration.devices import Devices
 from tstack.registration.est import Est
+from tstack.registration.fleet import Fleet
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
+from tstack.registration.known import Known
 from tstack.registration.limits import Limits
+from tstack.registration.lockout import Lockout
+from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
 from tstack.registration.renew import Renew, Renewer
@@ -36,6 +45,11 @@ from tstack.registration.who import DeviceLogin
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
+
+CSP = "Content-Security-Policy"
+
+HSTS_SECONDS = 365 * 86400
+"""How long a client that came by https is to come by nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,10 @@ class Options:
     """Where these put the certificate of a client whose TLS they end; blank: nowhere, and it is not believed."""
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
+    sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
+    """Gives what opens the secrets of keys with derived secrets; None: there are no such keys."""
+    audit_log: Path | None = None
+    """The file of JSON lines that what is done and refused is written to."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -85,9 +103,16 @@ class Registration:
         """`ca_pem` is what devices get as `Ca`; `clock` is what clients' rates are measured by."""
         self._options = options
         self._ca_pem = ca_pem
-        self._directory = Directory(store)
-        self._keyring = Keyring(store, default_key(options.key))
-        self._audit = Audit(store)
+        known, fleet = Known(), Fleet(store)
+
+        def changed(name: str, old: User | None, new: User | None) -> None:
+            known.changed(name, old, new)
+            fleet.changed(name, old, new)
+
+        self._directory = Directory(store, changed)
+        lockout = Lockout(options.limits, clock)
+        self._keyring = Keyring(store, default_key(options.key), lockout, options.sealer)
+        self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
             store,
             authority,
@@ -97,10 +122,14 @@ class Registration:
             limits=options.limits,
             audit=self._audit,
             is_taken=self._directory.users.__contains__,
+            is_known=known.has,
         )
         proxies = Proxies(options.proxies)
         self._rates = Rates(options.burst, options.every, options.limits, proxies, clock)
-        self._register = Register(self._registrar, keyring=self._keyring, rates=self._rates, limits=options.limits)
+        refusals = Refusals(self._audit)
+        self._register = Register(
+            self._registrar, keyring=self._keyring, rates=self._rates, refusals=refusals, limits=options.limits
+        )
         self._retirement = Retirement(store, "treg")
         login = DeviceLogin(
             self._directory,
@@ -108,6 +137,7 @@ class Registration:
             self._retirement,
             proxies=proxies,
             rates=self._rates,
+            lockout=lockout,
             header=options.client_certificate_header,
         )
         self._devices = Devices(
@@ -115,6 +145,7 @@ class Registration:
             keyring=self._keyring,
             login=login,
             rates=self._rates,
+            refusals=refusals,
             limits=options.limits,
         )
         renewer = Renewer(
@@ -126,7 +157,7 @@ class Registration:
             validity=options.validity,
             limits=options.limits,
         )
-        self._renew = Renew(renewer, login, self._rates, options.limits)
+        self._renew = Renew(renewer, login, self._rates, refusals, options.limits)
         self._est = Est(
             self._registrar,
             renewer,
@@ -134,9 +165,21 @@ class Registration:
             keyring=self._keyring,
             login=login,
             rates=self._rates,
+            refusals=refusals,
             limits=options.limits,
         )
         self._crl = RevocationList(self._directory, authority)
+        self._admin = AdminApi(
+            store,
+            self._directory,
+            fleet,
+            self._audit,
+            proxies,
+            options.limits,
+            self._keyring,
+            options.sealer,
+            clock,
+        )
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -160,6 +203,7 @@ class Registration:
             await self._directory.start(limits.store_seconds)
             await self._keyring.start(limits.store_seconds)
             await self._registrar.start(limits.store_seconds)
+            await self._admin.start(limits.store_seconds)
         except BaseException:
             await self.stop()
             raise
@@ -192,6 +236,7 @@ class Registration:
             listener.close()
         if runner is not None:
             await runner.cleanup()
+        await self._admin.stop()
         await self._registrar.close()
         await self._retirement.stop()
         await self._keyring.stop()
@@ -200,10 +245,14 @@ class Registration:
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
         app.on_response_prepare.append(_finish)
+        if self._options.tls is not None:
+            app.on_response_prepare.append(_insist_on_tls)
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
         app.router.add_post("/v1/devices/renew", self._renew.answer)
         self._est.add_routes(app.router)
+        self._admin.add_to(app)
+        OpenApi().add_to(app)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/ca.crl", self._crl.answer)
         app.router.add_get("/healthz", self._health.alive)
@@ -226,5 +275,10 @@ async def _answer_errors(
 
 
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    policy = response.headers.get(CSP, HEADERS[CSP])  # a page has its own
+    response.headers.update({**HEADERS, CSP: policy})
     response.force_close()
+
+
+async def _insist_on_tls(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"  # RFC 6797 7.2: over TLS alone

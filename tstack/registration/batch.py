@@ -39,9 +39,17 @@ class _Entry:
     key: RegistrationKey | None
     done: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    @property
-    def size(self) -> int:
-        return sum(len(one.key) + (len(one.value) if isinstance(one, Put) else 0) for one in self.changes)
+    shared: frozenset[str] = frozenset()
+    """The key of its counter in the store, which it writes together with others."""
+    keys: frozenset[str] = frozenset()
+    """All that it writes."""
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.key is not None:
+            self.shared = frozenset((used_key(self.key.name),))
+        self.keys = self.shared.union(one.key for one in self.changes)
+        self.size = sum(len(one.key) + (len(one.value) if isinstance(one, Put) else 0) for one in self.changes)
 
 
 @dataclass(slots=True)
@@ -94,18 +102,23 @@ class Batch:
                         entry.done.exception()  # its caller may have gone away
 
     def _next_group(self) -> list[_Entry]:
-        """As many as fit in one commit, with a counter for each of their keys."""
+        """As many as fit in one commit, with a counter for each of their keys. Two of the same device do not go together."""
         group: list[_Entry] = []
-        changes = size = 0
-        keys: set[str] = set()
-        for entry in self._waiting:
-            keys.add(entry.key.name if entry.key else "")
-            changes += len(entry.changes)
+        left: list[_Entry] = []
+        touched: frozenset[str] = frozenset()
+        size = 0
+        for number, entry in enumerate(self._waiting):
+            keys = entry.keys | touched
             size += entry.size
-            if group and (changes + len(keys) > MAX_CHANGES or size > MAX_COMMIT // 2):
+            if group and (len(keys) > MAX_CHANGES or size > MAX_COMMIT // 2):
+                left += self._waiting[number:]
                 break
-            group.append(entry)
-        del self._waiting[: len(group)]
+            if touched.isdisjoint(entry.keys - entry.shared):
+                group.append(entry)
+                touched = keys
+            else:
+                left.append(entry)
+        self._waiting = left
         return group
 
     async def _write(self, group: Sequence[_Entry]) -> None:

@@ -91,3 +91,31 @@ def word_field(fields: Mapping[str, Any], name: str, limit: int, *, called: str 
             f"{called or name} is longer than {limit} characters or has control characters", "send a short word"
         )
     return text
+
+
+def flag_field(fields: Mapping[str, Any], name: str) -> bool:
+    """True or false; false when it is absent or null. Raises `BadRequest`."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadRequest(f"{name} is neither true nor false", f'send "{name}": true')
+    return bool(value)
+
+
+def number_field(fields: Mapping[str, Any], name: str) -> int:
+    """A whole number; 0 when it is absent or null. Raises `BadRequest`."""
+    value = fields.get(name)
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadRequest(f"{name} is no whole number", f'send "{name}": 100')
+    return value
+
+
+def texts_field(fields: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
+    """A list of at most `most` strings; none when it is absent or null. Raises `BadRequest`."""
+    value = fields.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > most:
+        raise BadRequest(f"{name} is no list of at most {most} strings", f'send "{name}": ["..."]')
+    return tuple(text_field({name: one}, name, called=f"an entry of {name}") for one in value)

@@ -15,13 +15,14 @@ from typing import Any, Final
 from aiohttp import web
 
 from tstack.identity.keys import MAX_HARDWARE_ID, WAYS, Way, check_hardware_id
-from tstack.logs import RateLimited, clean
+from tstack.logs import clean
 from tstack.registration.approval import waiting_response
 from tstack.registration.body import json_object, read_body, text_field, word_field
 from tstack.registration.errors import BadRequest, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.register import csr_key
 from tstack.registration.registrar import Registrar
 from tstack.registration.replay import MAX_KEY, MIN_KEY
@@ -40,14 +41,21 @@ class Devices:
     """The HTTP side of it."""
 
     def __init__(
-        self, registrar: Registrar, *, keyring: Keyring, login: DeviceLogin, rates: Rates, limits: Limits
+        self,
+        registrar: Registrar,
+        *,
+        keyring: Keyring,
+        login: DeviceLogin,
+        rates: Rates,
+        refusals: Refusals,
+        limits: Limits,
     ) -> None:
         self._registrar = registrar
         self._keyring = keyring
         self._login = login
         self._rates = rates
         self._limits = limits
-        self._refusals = RateLimited(log)
+        self._refusals = refusals
 
     def add_to(self, app: web.Application) -> None:
         """Its routes."""
@@ -58,14 +66,16 @@ class Devices:
     async def register(self, request: web.Request) -> web.Response:
         """`POST /v1/devices`: 201 a new device, 200 one that was known, 202 one that has to wait."""
         client = self._rates.client(request)
+        shown = ""
         try:
             self._rates.register(client)
             wanted = parse(await read_body(request, self._limits), request.headers.get("Idempotency-Key"))
-            key = self._keyring.find(wanted.secret, wanted.hardware_id)
+            key = self._keyring.find(wanted.secret, wanted.hardware_id, client=client)
+            shown = key.name
             self._rates.key(key.name)
             made = await self._registrar.register(wanted, key, client)
         except Refusal as refusal:
-            self._refusals.log(logging.WARNING, "refused %s: %d %s", clean(client), refusal.status, refusal.message)
+            await self._refusals.note(client, refusal, key=shown)
             raise
         if isinstance(made, Waiting):
             log.info("key %s: %s waits for approval, from %s", key.name, made.id, clean(client))

@@ -62,6 +62,20 @@ class WrongKey(Refusal):
         return {"WWW-Authenticate": 'RegistrationKey realm="treg"'}  # RFC 9110 11.6.1: a 401 names its scheme
 
 
+class Unauthorized(Refusal):
+    """There is no token, or (`invalid`) it is none of ours (RFC 6750 3)."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, message: str, hint: str, *, invalid: bool = False) -> None:
+        super().__init__(message, hint)
+        self._invalid = invalid
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="treg"' + (', error="invalid_token"' if self._invalid else "")}
+
+
 class Forbidden(Refusal):
     """The registration key is right, and does not allow this."""
 

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import NameOID
 
 from tstack.identity.keys import RegistrationKey, check_hardware_id
-from tstack.logs import RateLimited, clean
+from tstack.logs import clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import MAX_CSR_BYTES, CsrError, PublicKey, public_key_in
 from tstack.registration.body import read_body
@@ -35,6 +35,7 @@ from tstack.registration.errors import BadRequest, Refusal, UnsupportedMedia, Wr
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.registrar import Registrar
 from tstack.registration.renew import Renewer
 from tstack.registration.wanted import Registered, Waiting, Wanted
@@ -80,6 +81,7 @@ class Est:
         keyring: Keyring,
         login: DeviceLogin,
         rates: Rates,
+        refusals: Refusals,
         limits: Limits,
     ) -> None:
         self._registrar = registrar
@@ -89,7 +91,7 @@ class Est:
         self._rates = rates
         self._limits = limits
         self._cacerts = _certs_only(authority.chain)
-        self._refusals = RateLimited(log)
+        self._refusals = refusals
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Answer under `ROOT`."""
@@ -114,24 +116,28 @@ class Est:
         return _waiting(made) if isinstance(made, Waiting) else _with_key(made)
 
     async def _simplereenroll(self, request: web.Request) -> web.Response:
+        name = ""
         try:
             shown = await self._login.device(request)
+            name = shown.user.name
             _, public_key = await self._csr(request)
             made = await self._renewer.renew(shown, public_key)
         except Refusal as refusal:
-            self._note(request, refusal)
+            await self._refusals.note(self._rates.client(request), refusal, user=name)
             raise
         log.info("renewed %s by EST: certificate %s replaces %s", made.name, made.serial, made.replaces or "none")
         return _issued(made.cert)
 
     async def _enrol(self, request: web.Request, *, server_key: bool) -> Registered | Waiting:
         client = self._rates.client(request)
+        shown = ""
         try:
             self._rates.register(client)
             name, secret = _basic(request)
             csr, public_key = await self._csr(request)
             hardware_id = _hardware_id(csr)
-            key = self._key(name, secret, hardware_id)
+            key = self._key(name, secret, hardware_id, client)
+            shown = key.name
             self._rates.key(key.name)
             wanted = Wanted(
                 "server-key" if server_key else "csr",
@@ -142,15 +148,15 @@ class Est:
             )
             made = await self._registrar.register(wanted, key, client)
         except Refusal as refusal:
-            self._note(request, refusal)
+            await self._refusals.note(client, refusal, key=shown)
             raise
         if isinstance(made, Registered):
             log.info("registered %s by EST for %s", made.name, clean(client))
         return made
 
-    def _key(self, name: str, secret: str, hardware_id: str) -> RegistrationKey:
+    def _key(self, name: str, secret: str, hardware_id: str, client: str) -> RegistrationKey:
         try:
-            key = self._keyring.find(secret, hardware_id)
+            key = self._keyring.find(secret, hardware_id, client=client)
         except WrongKey:
             raise NoKey from None
         if name not in ("", key.name):
@@ -172,10 +178,6 @@ class Est:
             return csr, public_key_in(csr)
         except CsrError as error:
             raise BadRequest(f"CSR: {error}", "send another one") from None
-
-    def _note(self, request: web.Request, refusal: Refusal) -> None:
-        client = clean(self._rates.client(request))
-        self._refusals.log(logging.WARNING, "no EST for %s: %d %s", client, refusal.status, clean(refusal.message))
 
 
 def _basic(request: web.Request) -> tuple[str, str]:

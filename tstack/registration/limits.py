@@ -57,5 +57,31 @@ class Limits:
     pending_retry_seconds: float = 30.0
     """How long a device that waits for approval is told to wait before it asks again: people are not faster."""
 
+    lockout_first: float = 1.0
+    """Seconds that an address waits after its third wrong secret of one name; doubled each time, 60 at most."""
+
+    lockout_address: int = 10
+    """Different wrong secrets of one address within `lockout_window` until it waits for everything."""
+
+    lockout_name: int = 50
+    """Different wrong secrets of one name, from anywhere, until addresses that never knew the right one wait."""
+
+    lockout_window: float = 600.0
+    """Seconds after which failures are forgotten."""
+
+    lockout_strike: float = 30.0
+    """Seconds that the first such wait lasts; doubled each time, up to `lockout_longest`."""
+
+    lockout_longest: float = 3600.0
+
+    lockout_entries: int = 10_000
+    """Addresses and names that are remembered (about 3 MB in all tables)."""
+
+    token_burst: int = 200
+    """Requests that one admin token may do at once."""
+
+    token_every: float = 0.02
+    """Seconds after which it may do one more: 50 a second, so that a script gone wild leaves room for devices."""
+
     stop_seconds: float = 5.0
     """What requests at work get to end when the service stops."""

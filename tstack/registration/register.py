@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from tstack.logs import RateLimited, clean
+from tstack.logs import clean
 from tstack.pki.keys import CsrError, PublicKey, public_key_of_csr
 from tstack.registration.body import ANY_NAME, json_object, read_body, text_field, word_field
 from tstack.registration.errors import BadRequest, Forbidden, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.registrar import Registrar
 from tstack.registration.wanted import MAX_DEVICE_TYPE, Waiting, Wanted
 
@@ -47,20 +48,24 @@ class RegisterRequest:
 class Register:
     """The HTTP side of it: who may ask, and how."""
 
-    def __init__(self, registrar: Registrar, *, keyring: Keyring, rates: Rates, limits: Limits) -> None:
+    def __init__(
+        self, registrar: Registrar, *, keyring: Keyring, rates: Rates, refusals: Refusals, limits: Limits
+    ) -> None:
         self._registrar = registrar
         self._keyring = keyring
         self._rates = rates
         self._limits = limits
-        self._refusals = RateLimited(log)
+        self._refusals = refusals
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request; every refusal is raised."""
         client = self._rates.client(request)
+        shown = ""
         try:
             self._rates.register(client)
             asked = RegisterRequest.parse(await read_body(request, self._limits, ANY_NAME))
-            key = self._keyring.find(asked.registration_key)
+            key = self._keyring.find(asked.registration_key, client=client)
+            shown = key.name
             self._rates.key(key.name)
             public_key = csr_key(asked.csr) if asked.csr else None
             wanted = Wanted(
@@ -71,7 +76,7 @@ class Register:
             if isinstance(made, Waiting):
                 raise Forbidden("somebody has to approve of the device first", "register with POST /v1/devices")
         except Refusal as refusal:
-            self._refusals.log(logging.WARNING, "refused %s: %d %s", clean(client), refusal.status, refusal.message)
+            await self._refusals.note(client, refusal, key=shown)
             raise
         log.info("registered %s, device type %r, for %s", made.name, clean(asked.device_type), clean(client))
         return web.json_response(made.to_json())

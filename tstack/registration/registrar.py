@@ -21,7 +21,7 @@ from tstack.identity.users import User, now_text, user_key
 from tstack.pki.authority import Authority
 from tstack.registration.approval import Approval
 from tstack.registration.batch import Batch
-from tstack.registration.errors import BadRequest, Conflict, Forbidden, Later
+from tstack.registration.errors import BadRequest, Conflict, Forbidden, Later, QuotaUsedUp
 from tstack.registration.leases import Hourly
 from tstack.registration.limits import Limits
 from tstack.registration.making import Made, Maker, public_digest
@@ -71,13 +71,17 @@ class Registrar:
         audit: Audit | None = None,
         pick_name: Callable[[], str] = random_name,
         is_taken: Callable[[str], bool] = lambda name: False,
+        is_known: Callable[[str, str], bool] = lambda key, hardware_id: True,
     ) -> None:
-        """`is_taken` knows most of the names that are taken, which saves attempts; the store knows all."""
+        """`is_taken` knows most of the names that are taken, `is_known` most hardware ids that have a device (by the name of
+        the registration key), which saves round trips; the store knows all.
+        """
         self._store = store
         self._limits = limits
         self._audit = audit or Audit(store)
         self._pick_name = pick_name
         self._is_taken = is_taken
+        self._is_known = is_known
         self._maker = Maker(authority, broker_url=broker_url, ca_pem=ca_pem, validity=validity)
         self._batch = Batch(store)
         self._leases = Hourly(store, KEPT_SECONDS)
@@ -121,12 +125,13 @@ class Registrar:
 
     async def _register(self, job: _Job) -> Registered | Waiting:
         password: tuple[str, bytes] | None = None
-        for _ in range(self._limits.name_attempts):
+        for attempt in range(self._limits.name_attempts):
             answered = await self._answered(job)
             if answered is not None:
                 return answered
             await self._check(job)
-            known = await self._hardware(job)
+            look = attempt > 0 or self._is_known(job.key.name, job.wanted.hardware_id)
+            known = await self._hardware(job) if look else None
             if known is not None and known.user is not None:
                 _check_repeat(job, known.user, known.public_digest)
             if job.key.approval:
@@ -135,7 +140,12 @@ class Registrar:
                     return decided
                 job = replace(job, also=(decided,))
             password = password or await self._maker.password(job.wanted)
-            made = await self._make(job, known, password)
+            try:
+                made = await self._make(job, known, password)
+            except QuotaUsedUp:
+                if attempt > 0 or not (job.wanted.hardware_id or job.replay):
+                    raise
+                continue  # the last one may have been this very device, a moment ago
             if made is not None:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)

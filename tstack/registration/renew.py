@@ -17,7 +17,7 @@ from tstack.errors import Failure
 from tstack.identity.audit import Audit, Entry, Note
 from tstack.identity.issued import IssuedCertificate, time_text
 from tstack.identity.renewal import add_certificate
-from tstack.logs import RateLimited, clean
+from tstack.logs import clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import PublicKey, generate_key, key_pem
 from tstack.registration.body import json_object, read_body, text_field
@@ -25,6 +25,7 @@ from tstack.registration.errors import BadRequest, Forbidden, Later, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
+from tstack.registration.refusals import Refusals
 from tstack.registration.register import csr_key
 from tstack.registration.who import DeviceLogin, Shown
 from tstack.store.interface import Store, StoreError
@@ -153,24 +154,23 @@ class Renewer:
 class Renew:
     """The HTTP side of it."""
 
-    def __init__(self, renewer: Renewer, login: DeviceLogin, rates: Rates, limits: Limits) -> None:
+    def __init__(self, renewer: Renewer, login: DeviceLogin, rates: Rates, refusals: Refusals, limits: Limits) -> None:
         self._renewer = renewer
         self._login = login
         self._rates = rates
         self._limits = limits
-        self._refusals = RateLimited(log)
+        self._refusals = refusals
 
     async def answer(self, request: web.Request) -> web.Response:
         """Answer one request; every refusal is raised."""
+        name = ""
         try:
             shown = await self._login.device(request)
+            name = shown.user.name
             body = await read_body(request, self._limits) if request.can_read_body else b"{}"
             made = await self._renewer.renew(shown, _wanted(body))
         except Refusal as refusal:
-            client = clean(self._rates.client(request))
-            self._refusals.log(
-                logging.WARNING, "no renewal for %s: %d %s", client, refusal.status, clean(refusal.message)
-            )
+            await self._refusals.note(self._rates.client(request), refusal, user=name)
             raise
         log.info("renewed %s: certificate %s replaces %s", made.name, made.serial, made.replaces or "none")
         return web.json_response(made.document())

@@ -26,7 +26,8 @@ from tstack.identity.users import User
 from tstack.pki.authority import Authority
 from tstack.pki.certificates import client_name_and_serial
 from tstack.registration.clients import Proxies
-from tstack.registration.errors import BadRequest, Later, Refusal
+from tstack.registration.errors import BadRequest, Later, Refusal, TooMany
+from tstack.registration.lockout import Lockout
 from tstack.registration.rates import Rates
 
 MAX_CERTIFICATE = 16 * 1024
@@ -68,6 +69,7 @@ class DeviceLogin:
         *,
         proxies: Proxies,
         rates: Rates,
+        lockout: Lockout,
         header: str = "",
     ) -> None:
         self._directory = directory
@@ -75,6 +77,7 @@ class DeviceLogin:
         self._retirement = retirement
         self._proxies = proxies
         self._rates = rates
+        self._lockout = lockout
         self._header = header
 
     async def device(self, request: web.Request) -> Shown:
@@ -111,6 +114,7 @@ class DeviceLogin:
         return Shown(user, serial, client)
 
     async def _by_password(self, request: web.Request, client: str) -> Shown:
+        self._rates.look(client)
         header = request.headers.get(hdrs.AUTHORIZATION, "")
         hint = "show your client certificate, or your name and password (HTTP Basic)"
         if not header:
@@ -119,10 +123,15 @@ class DeviceLogin:
             shown = BasicAuth.decode(header[:MAX_BASIC], encoding="utf-8")
         except ValueError:
             raise NotLoggedIn("the Authorization header makes no sense", hint) from None
-        self._rates.look(client)
+        guessed = f"device {shown.login}"
+        if wait := self._lockout.wait(client, guessed):
+            raise TooMany("too many wrong passwords", "wait as long as Retry-After says", wait)
         try:
-            return Shown(await self._directory.authenticate(shown.login, shown.password.encode()), "", client)
+            user = await self._directory.authenticate(shown.login, shown.password.encode())
+            self._lockout.passed(client, guessed)
+            return Shown(user, "", client)
         except Refused:
+            self._lockout.failed(client, guessed, shown.password)
             raise NotLoggedIn("the name or the password is wrong", hint) from None
         except Busy:
             raise Later("too many passwords are being checked", "try again later", 1) from None

@@ -112,6 +112,7 @@ class Journal:
             return
         for delivery in session.owed():
             self._unref(delivery.message)
+            delivery.sequence = 0  # the session may live on without us, until its connection ends
         self.open.sessions[session.number] = None
         session.number = 0
         self.changes += 1

@@ -60,6 +60,8 @@ class Router:
         self.retained = Retained(self.limits)
         self.system = Retained(self.limits)
         """The broker's own retained messages, under `$SYS/`: never in the journal."""
+        self.suspects: set[str] = set()
+        """Users whose rights changed, or who went, while we ran: what waits of theirs is judged before it is delivered."""
         self.tree = SubscriptionTree()
         self.sessions = Sessions(self, token)
         self.on_interest: Callable[[str, bool], None] | None = None
@@ -140,6 +142,10 @@ class Router:
             properties = kept.encode_fields()
         return Message(topic, packet.payload, packet.qos, packet.retain, publisher.user, properties, expires)
 
+    def is_revoked(self, message: Message) -> bool:
+        """May the publisher of a message that has waited no longer publish there? To be asked before it is delivered."""
+        return message.user in self.suspects and not self.policy.may_publish(message.user, message.topic.decode())
+
     def publish(self, message: Message, publisher: Session | None = None) -> None:
         """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
         route = Route(message.topic.decode(), message.topic, True)
@@ -176,6 +182,9 @@ class Router:
         for delivery in deliveries:
             message = delivery.message
             if delivery.share is None or (message.expires and message.expires <= self.now):
+                continue
+            if self.is_revoked(message):
+                self.counters.drop("rights")
                 continue
             group = self.tree.group(*delivery.share)
             self._deliver_shared(message, group.choose(message.qos, True) if group is not None else None, True)
