@@ -75,6 +75,7 @@ def registration_options(values: Values) -> Options:
         proxies=values[declared.REG_PROXIES],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
         sealer=sealer_of(values),
+        name_hold=timedelta(seconds=values[declared.NAME_HOLD]),
         audit_log=Path(values[declared.AUDIT_LOG]) if values[declared.AUDIT_LOG] else None,
     )
 

@@ -162,6 +162,10 @@ REG_EVERY = Setting("every", "TREG_EVERY", seconds, "20s", "time after which a c
 REG_PROXIES = Setting(
     "proxies", "TREG_PROXIES", words, "", "addresses or networks of proxies whose X-Forwarded-For is believed"
 )
+NAME_HOLD = Setting(
+    "namehold", "TREG_NAME_HOLD", seconds, "400d",
+    "how long a deleted device's name is given to no other, longer than its certificates are valid; 0: for ever",
+)  # fmt: skip
 AUDIT_LOG = Setting(
     "auditlog", "TREG_AUDIT_LOG", str, "", "file that what is done and refused is added to as JSON lines; blank: none"
 )
@@ -270,7 +274,7 @@ TSERVE: tuple[Setting[Any], ...] = (
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
-    REG_VALIDITY, AUDIT_LOG, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
+    REG_VALIDITY, NAME_HOLD, AUDIT_LOG, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
 )  # fmt: skip
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR

@@ -32,6 +32,7 @@ from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
 from tstack.registration.limits import Limits
 from tstack.registration.lockout import Lockout
+from tstack.registration.names import free_names
 from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
 from tstack.registration.refusals import Refusals
@@ -67,6 +68,8 @@ class Options:
     """Of the certificates that devices get."""
     sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
     """Gives what opens the secrets of keys with derived secrets; None: there are no such keys."""
+    name_hold: timedelta = timedelta(days=400)
+    """How long a deleted device's name is not given to another; 0: for ever."""
     audit_log: Path | None = None
     """The file of JSON lines that what is done and refused is written to."""
     limits: Limits = field(default_factory=Limits)
@@ -113,7 +116,7 @@ class Registration:
             validity=options.validity,
             limits=options.limits,
             audit=self._audit,
-            is_taken=self._directory.users.__contains__,
+            free=free_names(self._directory.users, options.name_hold.total_seconds()),
             is_known=known.has,
         )
         self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)

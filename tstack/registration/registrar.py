@@ -70,17 +70,18 @@ class Registrar:
         limits: Limits,
         audit: Audit | None = None,
         pick_name: Callable[[], str] = random_name,
-        is_taken: Callable[[str], bool] = lambda name: False,
+        free: Callable[[str], int | None] = lambda name: 0,
         is_known: Callable[[str, str], bool] = lambda key, hardware_id: True,
     ) -> None:
-        """`is_taken` knows most of the names that are taken, `is_known` most hardware ids that have a device (by the name of
-        the registration key), which saves round trips; the store knows all.
+        """`free` says which revision the record of a name has that may be given, as far as is known: 0 when there is none, that
+        of a tombstone when the name is no longer held; None when it may not be given. `is_known` knows most hardware ids that
+        have a device (by the name of the registration key). Both save round trips; the store knows all.
         """
         self._store = store
         self._limits = limits
         self._audit = audit or Audit(store)
         self._pick_name = pick_name
-        self._is_taken = is_taken
+        self._free = free
         self._is_known = is_known
         self._maker = Maker(authority, broker_url=broker_url, ca_pem=ca_pem, validity=validity)
         self._batch = Batch(store)
@@ -205,9 +206,11 @@ class Registrar:
 
     def _new(self, job: _Job, known: _Hardware | None, password: tuple[str, bytes]) -> tuple[Registered, list[Change]]:
         """A device of a name that is free, as far as is known here."""
-        name = self._pick_name()
+        name, revision = self._pick_name(), 0
         for _ in range(self._limits.name_attempts):
-            if not self._is_taken(name):
+            free = self._free(name)
+            if free is not None:
+                revision = free
                 break
             name = self._pick_name()
         made = self._maker.credentials(name, job.wanted, job.key, password)
@@ -223,7 +226,7 @@ class Registrar:
             key=job.key.name,
             hardware_id=job.wanted.hardware_id,
         )
-        changes: list[Change] = [Put(user_key(name), user.to_json(), 0)]
+        changes: list[Change] = [Put(user_key(name), user.to_json(), revision)]
         if job.wanted.hardware_id:
             changes.append(_hardware_put(job, made, name, known.revision if known else 0))
         return made.answer, changes + _index(made)
