@@ -179,6 +179,7 @@ class Registration:
                 self._options.host or None,
                 self._options.port,
                 ssl=self._options.tls,
+                backlog=limits.backlog,
                 ssl_handshake_timeout=limits.tls_handshake_seconds if self._options.tls else None,
             )
         except OSError as error:
