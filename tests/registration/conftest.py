@@ -104,12 +104,13 @@ async def start(store: Store, authority: Authority) -> AsyncIterator[Start]:
     async def start(**options: Any) -> Desk:
         its_store = options.pop("store", store)
         more = {"clock": options.pop("clock")} if "clock" in options else {}
-        ca_pem = options.pop("ca_pem", authority.ca_pem)
+        its_authority = options.pop("authority", authority)
+        ca_pem = options.pop("ca_pem", its_authority.ca_pem)
         chosen = Options(**{"key": KEY, "port": 0, "every": 0.0, **options})
-        registration = Registration(its_store, authority, ca_pem, chosen, **more)
+        registration = Registration(its_store, its_authority, ca_pem, chosen, **more)
         await registration.start()
         running.append(registration)
-        return Desk(registration, its_store, authority)
+        return Desk(registration, its_store, its_authority)
 
     yield start
     for registration in running:

@@ -111,14 +111,25 @@ async def test_every_example_is_granted_and_answered_as_it_says(desk: Desk) -> N
         headers = {"Authorization": f"Bearer {admin.token}"} if operation["security"] == [{"admin_token": []}] else {}
         answer = await desk.ask(method, path, json=body, headers=headers)
         response = operation["responses"][str(answer.status)]
-        expected = {"showSelf": 401, "pollPending": 404}.get(
-            operation["operationId"]
-        )  # nobody to be, nothing to wait for
+        expected = UNASKED.get(operation["operationId"])
         assert answer.status == expected if expected else answer.status < 300, (path, answer.text)
-        for media_type, content in response.get("content", {}).items():
-            assert answer.headers["Content-Type"].startswith(media_type)
+        if "content" in response:
+            media_type = answer.headers["Content-Type"].partition(";")[0]
+            content = response["content"][media_type]
             if "json" in media_type:
                 valid(content["schema"], json.loads(answer.text))
+
+
+UNASKED = {
+    "showSelf": 401, "renewDevice": 401, "estSimpleEnroll": 401, "estServerKeygen": 401, "estSimpleReenroll": 401,
+    "pollPending": 404,
+}  # fmt: skip
+"""What is answered to nobody in particular, who waits for nothing."""
+
+
+@schemathesis.serializer("application/pkcs10")
+def _as_it_is(context: Any, value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -30,6 +30,7 @@ from tstack.broker.websocket_connection import WebSocketConnection
 from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
+from tstack.identity.retirement import Retirement
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.identity.scram import METHOD
 from tstack.identity.users import User
@@ -115,6 +116,7 @@ class Broker:
         self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
+        self._retirement = Retirement(store, "tserve")
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
@@ -258,6 +260,7 @@ class Broker:
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
+        await self._retirement.stop()
         await self._audit.stop()
         await self.gate.bans.stop()
         await self.directory.stop()
@@ -350,6 +353,9 @@ class Broker:
                 logging.INFO, "%s (client %s) connected from %s", who.user, clean(session.client_id), channel.peer
             )
             channel.proceed()
+            user = self.directory.users.get(who.user)
+            if user is not None and user.renewed:
+                self._retirement.used(user, who.identity)
         else:
             self._quiet.log(logging.WARNING, "refused %s from %s: %s", who.user, channel.peer, clean(channel.reason))
 

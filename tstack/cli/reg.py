@@ -73,6 +73,7 @@ def registration_options(values: Values) -> Options:
         burst=values[declared.REG_BURST],
         every=values[declared.REG_EVERY],
         proxies=values[declared.REG_PROXIES],
+        client_certificate_header=values[declared.REG_CLIENT_CERT_HEADER],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
         sealer=sealer_of(values),
         name_hold=timedelta(seconds=values[declared.NAME_HOLD]),
@@ -81,11 +82,15 @@ def registration_options(values: Values) -> Options:
 
 
 def _tls(values: Values) -> ssl.SSLContext | None:
-    """For https of its own; None for plain http."""
+    """For https of its own, where devices may show their certificates; None for plain http."""
     cert, key = values[declared.REG_CERT_FILE], values[declared.REG_KEY_FILE]
     if bool(cert) != bool(key):
         raise UsageError("-regcertfile and -regkeyfile go together", "give both for https, or neither for plain http")
-    return server_context(cert, key, client="off", alpn=("http/1.1",)) if cert else None
+    if not cert:
+        return None
+    folder = CertsFolder(values[declared.CERTS_DIR])
+    folder.ensure_authority()
+    return server_context(cert, key, folder.trusted, alpn=("http/1.1",))
 
 
 def given_authority(values: Values) -> str:

@@ -166,6 +166,11 @@ NAME_HOLD = Setting(
     "namehold", "TREG_NAME_HOLD", seconds, "400d",
     "how long a deleted device's name is given to no other, longer than its certificates are valid; 0: for ever",
 )  # fmt: skip
+REG_CLIENT_CERT_HEADER = Setting(
+    "clientcertheader", "TREG_CLIENT_CERT_HEADER", str, "",
+    "header in which those proxies say which client certificate they have checked, as in Client-Cert (RFC 9440); they must "
+    "take it away from what clients send; blank: client certificates come by TLS of treg's own only",
+)  # fmt: skip
 AUDIT_LOG = Setting(
     "auditlog", "TREG_AUDIT_LOG", str, "", "file that what is done and refused is added to as JSON lines; blank: none"
 )
@@ -274,7 +279,7 @@ TSERVE: tuple[Setting[Any], ...] = (
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
     REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
-    REG_VALIDITY, NAME_HOLD, AUDIT_LOG, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
+    REG_CLIENT_CERT_HEADER, REG_VALIDITY, NAME_HOLD, AUDIT_LOG, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING,
 )  # fmt: skip
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR

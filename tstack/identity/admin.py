@@ -22,7 +22,7 @@ from dataclasses import replace
 from tstack.errors import Failure
 from tstack.identity.audit import Note
 from tstack.identity.passwords import MAX_COST, PERSON_COST, check_password, hash_password, is_hash, scram_verifier
-from tstack.identity.revoked import Revocation, revoked_key
+from tstack.identity.revoked import revocations
 from tstack.identity.rights import MAX_RIGHTS, check_right
 from tstack.identity.scram import is_of
 from tstack.identity.users import MAX_CERTIFICATES, USER_PREFIX, User, moment, now_text, serial_text, user_key
@@ -285,9 +285,7 @@ async def _change(
     for attempt in range(ATTEMPTS):
         old = await get_user(store, name, deleted=deleted)
         new = replace(change(old), changed=now_text())
-        revocation = Revocation(name, reason, new.changed).to_json()
-        keys = [revoked_key(serial) for serial in revoke(old)]
-        fresh = [Put(key, revocation) for key in dict.fromkeys(keys) if await store.get(key) is None]
+        fresh = await revocations(store, name, revoke(old), reason, new.changed)
         revision = await _commit(store, note, Put(user_key(name), _encode(new), old.revision), *fresh, *noted)
         if revision is not None:
             return replace(new, revision=revision)

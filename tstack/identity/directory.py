@@ -82,6 +82,11 @@ class Directory:
         return self._revoked.values
 
     @property
+    def revoked_revision(self) -> int:
+        """The store's revision of the last change among these."""
+        return self._revoked.revision
+
+    @property
     def revision(self) -> int:
         """The store's revision that the users are of."""
         return self._users.revision

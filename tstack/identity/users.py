@@ -3,8 +3,8 @@
 It is the original's JSON, `{"Username","Password","Rights"}`, so that what its documentation says of `etcdctl get /user/NAME`
 stays true: `Password` is a bcrypt hash, `Rights` one topic filter, or a list of them. Beside these a record may carry
 `Publish` and `Subscribe` (lists that narrow `Rights`), `Disabled`, `Deleted`, `DeviceType`, `Created`, `Changed`,
-`Certificates`, `Scram`, `Key`, `HardwareId`, `Kicked`, `Expires` and `Purge`. A field that we do not know is kept when the
-record is rewritten. A field that is null counts as absent, which is how Go writes an empty list.
+`Certificates`, `Renewed`, `Scram`, `Key`, `HardwareId`, `Kicked`, `Expires` and `Purge`. A field that we do not know is kept
+when the record is rewritten. A field that is null counts as absent, which is how Go writes an empty list.
 
 Reading fails closed, at two levels. A record that makes no sense (no JSON object, another user's name in it, a field of the
 wrong type, more than `MAX_RIGHTS` rights) is a `ValueError`: no such user. A right that is no valid topic filter grants
@@ -96,6 +96,8 @@ class User:
     changed: str = ""
     certificates: tuple[str, ...] = ()
     """Serials (as `serial_text` has them) of the certificates that our CA issued to this user."""
+    renewed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Certificates that have not been used yet: the serial of each, and of the one that its first use takes out of service."""
     scram: str = field(default="", repr=False)
     """The verifier of the same password for SCRAM-SHA-256 (see `scram`); empty: no login that way."""
     key: str = ""
@@ -132,6 +134,7 @@ class User:
             created=record.text("Created"),
             changed=record.text("Changed"),
             certificates=tuple(map(serial_text, record.texts("Certificates", MAX_CERTIFICATES))),
+            renewed=record.pairs("Renewed", MAX_CERTIFICATES),
             scram=record.text("Scram"),
             purge=record.text("Purge"),
             kicked=record.text("Kicked"),
@@ -157,6 +160,7 @@ class User:
             "Created": self.created,
             "Changed": self.changed,
             "Certificates": list(self.certificates),
+            "Renewed": dict(self.renewed),
             "Scram": self.scram,
             "Purge": self.purge,
             "Kicked": self.kicked,
@@ -209,6 +213,15 @@ class _Record:
         if len(value) > limit:
             raise ValueError(f"{key} has {len(value)} entries, more than {limit}")
         return value
+
+    def pairs(self, key: str, limit: int) -> dict[str, str]:
+        """An object of serial numbers."""
+        value = self._take(key, {})
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ValueError(f"{key} is not an object of strings")
+        if len(value) > limit:
+            raise ValueError(f"{key} has {len(value)} entries, more than {limit}")
+        return {serial_text(new): serial_text(old) for new, old in value.items()}
 
     def filters(self, key: str) -> tuple[str, ...] | None:
         """One topic filter or a list of them; None when the field is absent."""

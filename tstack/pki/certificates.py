@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tstack.errors import Failure
 from tstack.pki.keys import PrivateKey, load_key, read_pem
@@ -50,6 +51,25 @@ def peer_name_and_serial(peer: Mapping[str, Any]) -> tuple[str, str]:
         return names[0], f"{int(peer['serialNumber'], 16):x}"
     except (KeyError, ValueError):
         raise PeerCertificateError("the certificate has no serial number") from None
+
+
+def client_name_and_serial(certificate: x509.Certificate, now: datetime | None = None) -> tuple[str, str]:
+    """As `peer_name_and_serial`, of a certificate that no TLS of ours has looked at: its dates and its purpose are checked.
+
+    Who signed it is for the caller to check.
+    """
+    now = now or datetime.now(UTC)
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise PeerCertificateError("the certificate has expired, or is not valid yet")
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        raise PeerCertificateError("the certificate is not for clients")
+    names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    subject = tuple((("commonName", name),) for name in names)
+    return peer_name_and_serial({"subject": subject, "serialNumber": f"{certificate.serial_number:x}"})
 
 
 def load_certificates(path: Path | str) -> list[x509.Certificate]:

@@ -143,7 +143,7 @@ class CertsFolder:
                 f"clients that trust the one will not trust the other: move {self.mqtt_crt.name} and "
                 f"{self.mqtt_key.name} away, and new ones are made",
             )
-        lacking = [name.value for name in wanted if name not in _names_of(certificate)]
+        lacking = [name.value for name in wanted if name not in names_of(certificate)]
         soon = expires_in(certificate) < RENEW_BEFORE
         if ours and (soon or lacking or not authority.made(certificate)):
             self._reissue(authority, certificate, key, names)
@@ -153,7 +153,7 @@ class CertsFolder:
             log.warning("%s was not made here and lacks the name %s", self.mqtt_crt, lacking[0])
 
     def _reissue(self, authority: Authority, old: x509.Certificate, key: PrivateKey, names: Sequence[str]) -> None:
-        keep = [str(name.value) for name in _names_of(old)]  # another program may have asked for them
+        keep = [str(name.value) for name in names_of(old)]  # another program may have asked for them
         together = list(dict.fromkeys((*_all_names(names), *keep)))[:MAX_SERVER_NAMES]
         issued = authority.issue_server(together, key.public_key())
         try:
@@ -291,7 +291,8 @@ def _says_it_is_ours(certificate: x509.Certificate) -> bool:
     ]
 
 
-def _names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+def names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """The subject alternative names of a certificate; none when it has none that make sense."""
     try:
         return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except (x509.ExtensionNotFound, ValueError):

@@ -18,6 +18,7 @@ from tstack.env import Address
 from tstack.errors import Failure, UsageError
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
+from tstack.identity.retirement import Retirement
 from tstack.identity.seal import Sealer
 from tstack.identity.users import User
 from tstack.pki.authority import Authority
@@ -25,7 +26,9 @@ from tstack.registration import errors
 from tstack.registration.admin import AdminApi
 from tstack.registration.clients import Proxies
 from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.crl import RevocationList
 from tstack.registration.devices import Devices
+from tstack.registration.est import Est
 from tstack.registration.fleet import Fleet
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
@@ -38,6 +41,8 @@ from tstack.registration.rates import Rates
 from tstack.registration.refusals import Refusals
 from tstack.registration.register import Register
 from tstack.registration.registrar import Registrar
+from tstack.registration.renew import Renew, Renewer
+from tstack.registration.who import DeviceLogin
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.registration")
@@ -64,6 +69,8 @@ class Options:
     """Seconds after which it may do one more; 0 for no limit."""
     proxies: Sequence[str] = ()
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
+    client_certificate_header: str = ""
+    """Where these put the certificate of a client whose TLS they end; blank: nowhere, and it is not believed."""
     validity: timedelta = timedelta(days=365)
     """Of the certificates that devices get."""
     sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
@@ -106,7 +113,8 @@ class Registration:
             fleet.changed(name, old, new)
 
         self._directory = Directory(store, changed)
-        self._keyring = Keyring(store, default_key(options.key), Lockout(options.limits, clock), options.sealer)
+        lockout = Lockout(options.limits, clock)
+        self._keyring = Keyring(store, default_key(options.key), lockout, options.sealer)
         self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
             store,
@@ -119,25 +127,57 @@ class Registration:
             free=free_names(self._directory.users, options.name_hold.total_seconds()),
             is_known=known.has,
         )
-        self._rates = Rates(options.burst, options.every, options.limits, Proxies(options.proxies), clock)
+        proxies = Proxies(options.proxies)
+        self._rates = Rates(options.burst, options.every, options.limits, proxies, clock)
         refusals = Refusals(self._audit)
         self._register = Register(
             self._registrar, keyring=self._keyring, rates=self._rates, refusals=refusals, limits=options.limits
         )
+        self._retirement = Retirement(store, "treg")
+        login = DeviceLogin(
+            self._directory,
+            authority,
+            self._retirement,
+            proxies=proxies,
+            rates=self._rates,
+            lockout=lockout,
+            header=options.client_certificate_header,
+        )
         self._devices = Devices(
             self._registrar,
             keyring=self._keyring,
-            directory=self._directory,
+            login=login,
             rates=self._rates,
             refusals=refusals,
             limits=options.limits,
         )
+        renewer = Renewer(
+            store,
+            authority,
+            self._keyring,
+            self._audit,
+            ca_pem=ca_pem,
+            validity=options.validity,
+            limits=options.limits,
+        )
+        self._renew = Renew(renewer, login, self._rates, refusals, options.limits)
+        self._est = Est(
+            self._registrar,
+            renewer,
+            authority,
+            keyring=self._keyring,
+            login=login,
+            rates=self._rates,
+            refusals=refusals,
+            limits=options.limits,
+        )
+        self._crl = RevocationList(self._directory, authority)
         self._admin = AdminApi(
             store,
             self._directory,
             fleet,
             self._audit,
-            Proxies(options.proxies),
+            proxies,
             options.limits,
             self._keyring,
             options.sealer,
@@ -202,6 +242,7 @@ class Registration:
             await runner.cleanup()
         await self._admin.stop()
         await self._registrar.close()
+        await self._retirement.stop()
         await self._keyring.stop()
         await self._directory.stop()
 
@@ -212,9 +253,12 @@ class Registration:
             app.on_response_prepare.append(_insist_on_tls)
         app.router.add_post("/register.json", self._register.answer)
         self._devices.add_to(app)
+        app.router.add_post("/v1/devices/renew", self._renew.answer)
+        self._est.add_routes(app.router)
         self._admin.add_to(app)
         OpenApi().add_to(app)
         app.router.add_get("/ca.crt", self._ca)
+        app.router.add_get("/ca.crl", self._crl.answer)
         app.router.add_get("/healthz", self._health.alive)
         app.router.add_get("/readyz", self._health.ready)
         return app

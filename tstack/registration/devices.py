@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tstack.identity.directory import Directory
 from tstack.identity.keys import MAX_HARDWARE_ID, WAYS, Way, check_hardware_id
 from tstack.logs import clean
 from tstack.registration.approval import waiting_response
@@ -28,7 +27,7 @@ from tstack.registration.register import csr_key
 from tstack.registration.registrar import Registrar
 from tstack.registration.replay import MAX_KEY, MIN_KEY
 from tstack.registration.wanted import MAX_DEVICE_TYPE, Registered, Waiting, Wanted
-from tstack.registration.who import device_of
+from tstack.registration.who import DeviceLogin
 
 log = logging.getLogger("tstack.registration")
 
@@ -46,14 +45,14 @@ class Devices:
         registrar: Registrar,
         *,
         keyring: Keyring,
-        directory: Directory,
+        login: DeviceLogin,
         rates: Rates,
         refusals: Refusals,
         limits: Limits,
     ) -> None:
         self._registrar = registrar
         self._keyring = keyring
-        self._directory = directory
+        self._login = login
         self._rates = rates
         self._limits = limits
         self._refusals = refusals
@@ -91,9 +90,9 @@ class Devices:
 
     async def myself(self, request: web.Request) -> web.Response:
         """`GET /v1/devices/self`: what is known of the device that asks; nothing secret."""
-        self._rates.look(self._rates.client(request))
-        user, serial = await device_of(request, self._directory)
-        shown = {
+        shown = await self._login.device(request)
+        user = shown.user
+        known = {
             "name": user.name,
             "device_type": user.device_type,
             "hardware_id": user.hardware_id,
@@ -102,9 +101,9 @@ class Devices:
             "created": user.created,
             "changed": user.changed,
             "certificates": list(user.certificates),
-            "logged_in_by": "certificate" if serial else "password",
+            "logged_in_by": "certificate" if shown.serial else "password",
         }
-        return web.json_response(shown)
+        return web.json_response(known)
 
 
 def parse(body: bytes, idempotency_key: str | None) -> Wanted:

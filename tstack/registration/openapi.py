@@ -15,6 +15,7 @@ from tstack import __version__
 from tstack.identity.audit import EVENTS
 from tstack.registration import docs_page
 from tstack.registration.fleet import STATES
+from tstack.registration.openapi_certificates import certificates
 from tstack.registration.openapi_parts import Json, answer, body, content, operation, path, problems, query
 from tstack.registration.openapi_schemas import SCHEMAS
 
@@ -267,7 +268,16 @@ _TAGS: Final = {
 def document() -> Json:
     """The OpenAPI document."""
     paths: Json = {}
-    for part in (_registration(), _devices(), _keys(), _pending(), _certificates(), _audit(), _service()):
+    for part in (
+        _registration(),
+        _devices(),
+        _keys(),
+        _pending(),
+        _certificates(),
+        _audit(),
+        certificates(),
+        _service(),
+    ):
         for where, operations in part.items():
             paths.setdefault(where, {}).update(operations)
     return {
@@ -286,6 +296,9 @@ def document() -> Json:
                 "admin_token": {
                     "type": "http", "scheme": "bearer",
                     "description": "A token of the admin API: `tuser token add NAME -scopes=...`.",
+                },
+                "registration_key": {
+                    "type": "http", "scheme": "basic", "description": "Name and secret of a registration key.",
                 },
                 "device": {"type": "http", "scheme": "basic", "description": "A device's name and password."},
             },

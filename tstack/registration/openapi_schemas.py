@@ -352,6 +352,22 @@ SCHEMAS: Final[Json] = {
         },
         optional=("password", "certificate", "private_key", "serial", "not_after"),
     ),
+    "Renewal": record(
+        "A renewal.", {"csr": text("A CSR in PEM, of which the public key is taken; absent: a key is made.")}, optional=("csr",)
+    ),
+    "Renewed": record(
+        "The new certificate. Fields that do not apply are absent.",
+        {
+            "name": text("The device's user name."),
+            "certificate": text("The certificate in PEM, and what is between it and the CA."),
+            "private_key": text("Its private key in PEM, which is not kept."),
+            "ca": text("The CA that the device checks the broker with, in PEM."),
+            "serial": text("Serial number of the certificate."),
+            "not_after": text("When the certificate ends."),
+            "replaces": text("Serial number of the one that it takes the place of."),
+        },
+        optional=("private_key", "replaces"),
+    ),
     "Waiting": record(
         "Somebody has to approve of the device first: send the same request again after Retry-After.",
         {
