@@ -294,6 +294,17 @@ async def test_a_lost_answer_is_given_again(desk: Desk, fields: dict[str, Any], 
             assert line.encode() not in kept, "the record is sealed, and its key is not in it"
 
 
+@pytest.mark.parametrize("fields", [{}, {"hardware_id": "AA:BB"}])
+async def test_another_process_gives_the_lost_answer_too(start: Start, fields: dict[str, Any]) -> None:
+    one, other = await start(), await start()
+    secret = await one.key(quota=1)
+    await other.knows(lambda: "plant" in other.registration._keyring.keys)
+    first = await one.device(secret, again=AGAIN, **fields)
+    assert (await other.device(secret, again=AGAIN, **fields)).json == first.json
+    assert problem(await other.device(secret, again=AGAIN, way="password", **fields)) == (422, "idempotency-key-reused")
+    assert len(await names(one.store)) == 1
+
+
 async def test_a_csr_gets_the_same_certificate_again(desk: Desk) -> None:
     request = csr_of(device_key())
     first = await desk.device(again=AGAIN, csr=request)
