@@ -373,6 +373,16 @@ async def test_a_device_waits_for_approval_and_then_gets_what_it_asked_for(desk:
     assert problem(await desk.ask("GET", waiting.json["poll"]))[0] == 404
 
 
+async def test_the_old_route_has_a_device_wait_by_coming_again(desk: Desk) -> None:
+    fields = {"RegistrationKey": await desk.key(approval=True), "CSR": csr_of(device_key())}
+    waiting = await desk.ask("POST", "/register.json", json=fields)
+    assert (waiting.status, waiting.headers["Retry-After"]) == (503, "30")
+    assert "approve" in waiting.json["error"]
+    (listed,) = await pending.list_pending(desk.store)
+    await pending.decide(desk.store, Audit(desk.store), listed.id, "approved", actor="test")
+    assert (await desk.ask("POST", "/register.json", json=fields)).json["Name"]
+
+
 async def test_who_steals_the_key_does_not_get_what_was_approved_for_another(desk: Desk) -> None:
     secret = await desk.key(approval=True)
     request = csr_of(device_key())

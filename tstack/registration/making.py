@@ -66,7 +66,7 @@ class Maker:
             return Made(base, password[1], "", None)
         private_pem = ""
         public_key = wanted.public_key
-        if public_key is None:
+        if public_key is None or wanted.way == "server-key":
             private = generate_key()
             public_key, private_pem = private.public_key(), key_pem(private)
         issued = self._authority.issue_client(name, public_key, self._validity)

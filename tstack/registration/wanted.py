@@ -18,7 +18,7 @@ class Wanted:
     way: Way
     """`csr`: a certificate for `public_key`; `server-key`: one for a key that we make; `password`: no certificate."""
     public_key: PublicKey | None = None
-    """With the way `csr`: the device's own."""
+    """With the way `csr`: the device's own; with `server-key` perhaps one that tells the request from another device's."""
     device_type: str = ""
     """Blank: the one that the registration key gives."""
     hardware_id: str = ""
