@@ -28,9 +28,12 @@ def random_name() -> str:
 
     Whether it is free is for the store to say: a name is taken by creating its record.
     """
-    letters = "".join(secrets.choice(LETTERS) for _ in range(3))
-    digits = "".join(secrets.choice(DIGITS) for _ in range(3))
-    return f"{letters}-{digits}"
+    rest = secrets.randbelow(COUNT)
+    name = []
+    for alphabet in (LETTERS, LETTERS, LETTERS, DIGITS, DIGITS, DIGITS):
+        rest, index = divmod(rest, len(alphabet))
+        name.append(alphabet[index])
+    return "".join(name[:3]) + "-" + "".join(name[3:])
 
 
 def free_names(users: Mapping[str, User], hold: float) -> Callable[[str], int | None]:

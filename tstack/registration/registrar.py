@@ -35,6 +35,9 @@ log = logging.getLogger("tstack.registration")
 SAME_KEPT = 4
 """Certificates for the same key that a device keeps when it comes again and again; older ones are revoked."""
 
+ANSWERS = 10_000
+"""Answered requests that a process remembers (about 1 MB): a repetition of one of these costs no attempt in vain."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Hardware:
@@ -88,6 +91,7 @@ class Registrar:
         self._leases = Hourly(store, KEPT_SECONDS)
         self.approval = Approval(store, limits)
         self._in_flight: set[str] = set()
+        self._answers: dict[str, None] = {}  # the latest requests that were answered here
         self._working = 0
 
     async def start(self, timeout: float) -> None:
@@ -127,11 +131,11 @@ class Registrar:
     async def _register(self, job: _Job) -> Registered | Waiting:
         password: tuple[str, bytes] | None = None
         for attempt in range(self._limits.name_attempts):
-            answered = await self._answered(job)
+            look = attempt > 0 or self._may_be_known(job)
+            answered = await self._answered(job) if look else None
             if answered is not None:
                 return answered
             await self._check(job)
-            look = attempt > 0 or self._is_known(job.key.name, job.wanted.hardware_id)
             known = await self._hardware(job) if look else None
             if known is not None and known.user is not None:
                 _check_repeat(job, known.user, known.public_digest)
@@ -151,6 +155,17 @@ class Registrar:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)
         raise Later("no free name was found", "nearly every name is taken; tell whoever runs the service", 60)
+
+    def _may_be_known(self, job: _Job) -> bool:
+        """Could this request or this device have been here before, as far as is known without a look-up in the store?
+
+        What it does not see, the conditions of the commit do, and then everything is looked up.
+        """
+        if job.key.approval or job.key.allow_list:  # these would be asked once more for what was granted already
+            return True
+        if job.replay is not None and job.replay.id in self._answers:
+            return True
+        return bool(job.wanted.hardware_id) and self._is_known(job.key.name, job.wanted.hardware_id)
 
     async def _check(self, job: _Job) -> None:
         """Does the key allow this at all?"""
@@ -270,6 +285,10 @@ class Registrar:
             raise
         if written:
             self._audit.written(entry)
+            if job.replay is not None:
+                self._answers[job.replay.id] = None
+                if len(self._answers) > ANSWERS:
+                    del self._answers[next(iter(self._answers))]
         return written
 
 
