@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.processes import ROOT
 from tstack.errors import Failure
 from tstack.identity import admin, audit
 from tstack.identity.audit import AUDIT_PREFIX, EVENTS, REFUSALS_BURST, Audit, Entry, Note, decoded, entries
@@ -167,3 +169,8 @@ async def test_a_time_names_its_zone(text: str) -> None:
         await admin.create_user(store, User("ABC-123"))
         with pytest.raises(Failure):
             await admin.set_expiry(store, "ABC-123", text)
+
+
+def test_every_event_is_documented() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert set(re.findall(r"^\| `([a-z.]+)` \|", page, re.MULTILINE)) == set(EVENTS)

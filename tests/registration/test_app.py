@@ -164,20 +164,30 @@ async def test_no_connection_outlives_its_deadline(start: Start, sent: bytes) ->
         assert await talk(desk, sent) == b""
 
 
-async def test_one_connection_more_than_allowed_is_closed_and_the_place_is_free_again_afterwards(start: Start) -> None:
-    desk = await start(limits=Limits(connections=2))
+@pytest.mark.parametrize("turned_away", [0, 5])
+async def test_one_connection_more_than_allowed_is_turned_away_and_the_place_is_free_again_afterwards(
+    start: Start, turned_away: int
+) -> None:
+    """It gets its answer although it has sent a body that nobody reads; when too many are turned away, it gets none."""
+    desk = await start(limits=Limits(connections=2, turned_away=turned_away))
     held = [await asyncio.open_connection("127.0.0.1", desk.port) for _ in range(2)]
     held[0][1].write(b"GET /healthz HTTP/1.1\r\n")
-    with pytest.raises((aiohttp.ClientError, ConnectionError)):
-        await desk.ask("GET", "/healthz")
+    if turned_away:
+        answer = await desk.register(DeviceType="x" * 50_000)
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Server"]) == (503, "1", "treg")
+        assert answer.json["error"]
+    else:
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await desk.ask("GET", "/healthz")
     for _, writer in held:
         writer.close()
         await writer.wait_closed()
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                assert (await desk.ask("GET", "/healthz")).status == 200
-                break
+                if (await desk.ask("GET", "/healthz")).status == 200:
+                    break
+                await asyncio.sleep(0.01)
             except (aiohttp.ClientError, ConnectionError):
                 await asyncio.sleep(0.01)
 

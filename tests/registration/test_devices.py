@@ -296,6 +296,17 @@ async def test_a_lost_answer_is_given_again(desk: Desk, fields: dict[str, Any], 
             assert line.encode() not in kept, "the record is sealed, and its key is not in it"
 
 
+@pytest.mark.parametrize("fields", [{}, {"hardware_id": "AA:BB"}])
+async def test_another_process_gives_the_lost_answer_too(start: Start, fields: dict[str, Any]) -> None:
+    one, other = await start(), await start()
+    secret = await one.key(quota=1)
+    await other.knows(lambda: "plant" in other.registration._keyring.keys)
+    first = await one.device(secret, again=AGAIN, **fields)
+    assert (await other.device(secret, again=AGAIN, **fields)).json == first.json
+    assert problem(await other.device(secret, again=AGAIN, way="password", **fields)) == (422, "idempotency-key-reused")
+    assert len(await names(one.store)) == 1
+
+
 async def test_a_csr_gets_the_same_certificate_again(desk: Desk) -> None:
     request = csr_of(device_key())
     first = await desk.device(again=AGAIN, csr=request)
@@ -362,6 +373,16 @@ async def test_a_device_waits_for_approval_and_then_gets_what_it_asked_for(desk:
     assert (await desk.device(secret, again=AGAIN, hardware_id="AA:BB")).json == made.json
     assert await pending.list_pending(desk.store) == []
     assert problem(await desk.ask("GET", waiting.json["poll"]))[0] == 404
+
+
+async def test_the_old_route_has_a_device_wait_by_coming_again(desk: Desk) -> None:
+    fields = {"RegistrationKey": await desk.key(approval=True), "CSR": csr_of(device_key())}
+    waiting = await desk.ask("POST", "/register.json", json=fields)
+    assert (waiting.status, waiting.headers["Retry-After"]) == (503, "30")
+    assert "approve" in waiting.json["error"]
+    (listed,) = await pending.list_pending(desk.store)
+    await pending.decide(desk.store, Audit(desk.store), listed.id, "approved", actor="test")
+    assert (await desk.ask("POST", "/register.json", json=fields)).json["Name"]
 
 
 async def test_who_steals_the_key_does_not_get_what_was_approved_for_another(desk: Desk) -> None:

@@ -21,6 +21,7 @@ from tstack.pki.authority import Authority
 from tstack.pki.certificates import load_certificates, server_context
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Options, Registration
+from tstack.registration.limits import Limits
 
 EXAMPLES = """\
   treg -regkey=PLEASE_CHANGE_ME -etcdhosts='http://etcd0:2379 http://etcd1:2379' -mqtturl=ssl://mqtt.example.org:8883
@@ -76,7 +77,9 @@ def registration_options(values: Values) -> Options:
         client_certificate_header=values[declared.REG_CLIENT_CERT_HEADER],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
         sealer=sealer_of(values),
+        name_hold=timedelta(seconds=values[declared.NAME_HOLD]),
         audit_log=Path(values[declared.AUDIT_LOG]) if values[declared.AUDIT_LOG] else None,
+        limits=Limits(key_rate=values[declared.REG_KEY_RATE], rate=values[declared.REG_RATE]),
     )
 
 

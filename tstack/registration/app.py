@@ -36,6 +36,7 @@ from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
 from tstack.registration.limits import Limits
 from tstack.registration.lockout import Lockout
+from tstack.registration.names import free_names
 from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
 from tstack.registration.refusals import Refusals
@@ -75,6 +76,8 @@ class Options:
     """Of the certificates that devices get."""
     sealer: Callable[[], Sealer] | None = field(default=None, repr=False)
     """Gives what opens the secrets of keys with derived secrets; None: there are no such keys."""
+    name_hold: timedelta = timedelta(days=400)
+    """How long a deleted device's name is not given to another; 0: for ever."""
     audit_log: Path | None = None
     """The file of JSON lines that what is done and refused is written to."""
     limits: Limits = field(default_factory=Limits)
@@ -122,7 +125,7 @@ class Registration:
             validity=options.validity,
             limits=options.limits,
             audit=self._audit,
-            is_taken=self._directory.users.__contains__,
+            free=free_names(self._directory.users, options.name_hold.total_seconds()),
             is_known=known.has,
         )
         proxies = Proxies(options.proxies)
@@ -218,6 +221,7 @@ class Registration:
                 self._options.host or None,
                 self._options.port,
                 ssl=self._options.tls,
+                backlog=limits.backlog,
                 ssl_handshake_timeout=limits.tls_handshake_seconds if self._options.tls else None,
             )
         except OSError as error:

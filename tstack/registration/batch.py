@@ -30,6 +30,9 @@ ATTEMPTS = 100
 MAX_WAITING = 2000
 """Registrations that may wait for their commit: some seconds' worth; more means that the store has stopped."""
 
+CLOSE_SECONDS = 6.0
+"""How long the end of the service waits for the store: a call to it ends after 5."""
+
 _PAUSE = 0.002  # seconds, times the number of tries up to ten, at random
 
 
@@ -84,8 +87,10 @@ class Batch:
         return await asyncio.shield(entry.done)
 
     async def close(self) -> None:
-        """Let what waits be written."""
-        if self._task is not None:
+        """Let what waits be written, for `CLOSE_SECONDS` at most; what is left then is not."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait((self._task,), timeout=CLOSE_SECONDS)
+            self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
@@ -96,6 +101,8 @@ class Batch:
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
                 if isinstance(error, StoreError):
                     self._counters.clear()  # it is not known whether they have moved
+                    group += self._waiting  # each would wait as long for the same answer
+                    self._waiting = []
                 for entry in group:
                     if not entry.done.done():
                         entry.done.set_exception(error)

@@ -137,5 +137,5 @@ class Fleet:
 
 
 def _end(item: Item) -> float:
-    record = IssuedCertificate.from_json(item.key.removeprefix(CERTIFICATE_PREFIX), item.value)
-    return record.ends.timestamp() if record.ends is not None else 0.0
+    end = IssuedCertificate.from_json(item.key.removeprefix(CERTIFICATE_PREFIX), item.value).ends
+    return end.timestamp() if end is not None else 0.0

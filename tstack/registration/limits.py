@@ -10,7 +10,13 @@ class Limits:
     """What a stranger can make the service hold, and for how long."""
 
     connections: int = 1000
-    """Connections at once; one more is closed unanswered. TLS connections count from the end of their handshake on."""
+    """Connections at once; one more is told to come again. TLS connections count from the end of their handshake on."""
+
+    turned_away: int = 10_000
+    """Connections that are being told so, at some 3 kB each; one more is closed unanswered."""
+
+    backlog: int = 4096
+    """Connections that the system holds until they are taken: as many as Linux allows unless it is told otherwise."""
 
     connection_seconds: float = 30.0
     """How long a connection may last: a slow body, a slow store and a slow reader fit in."""

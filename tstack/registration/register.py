@@ -13,7 +13,7 @@ from aiohttp import web
 from tstack.logs import clean
 from tstack.pki.keys import CsrError, PublicKey, public_key_of_csr
 from tstack.registration.body import ANY_NAME, json_object, read_body, text_field, word_field
-from tstack.registration.errors import BadRequest, Forbidden, Refusal
+from tstack.registration.errors import BadRequest, Later, Refusal
 from tstack.registration.keyring import Keyring
 from tstack.registration.limits import Limits
 from tstack.registration.rates import Rates
@@ -74,7 +74,11 @@ class Register:
             )  # fmt: skip
             made = await self._registrar.register(wanted, key, client)
             if isinstance(made, Waiting):
-                raise Forbidden("somebody has to approve of the device first", "register with POST /v1/devices")
+                raise Later(  # its answer has no form for this, and clients that know 503 come again
+                    "somebody has to approve of the device first",
+                    "send the same request again, until it is granted",
+                    made.retry_seconds,
+                )
         except Refusal as refusal:
             await self._refusals.note(client, refusal, key=shown)
             raise

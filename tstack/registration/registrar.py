@@ -35,6 +35,9 @@ log = logging.getLogger("tstack.registration")
 SAME_KEPT = 4
 """Certificates for the same key that a device keeps when it comes again and again; older ones are revoked."""
 
+ANSWERS = 10_000
+"""Answered requests that a process remembers (about 1 MB): a repetition of one of these costs no attempt in vain."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Hardware:
@@ -70,23 +73,25 @@ class Registrar:
         limits: Limits,
         audit: Audit | None = None,
         pick_name: Callable[[], str] = random_name,
-        is_taken: Callable[[str], bool] = lambda name: False,
+        free: Callable[[str], int | None] = lambda name: 0,
         is_known: Callable[[str, str], bool] = lambda key, hardware_id: True,
     ) -> None:
-        """`is_taken` knows most of the names that are taken, `is_known` most hardware ids that have a device (by the name of
-        the registration key), which saves round trips; the store knows all.
+        """`free` says which revision the record of a name has that may be given, as far as is known: 0 when there is none, that
+        of a tombstone when the name is no longer held; None when it may not be given. `is_known` knows most hardware ids that
+        have a device (by the name of the registration key). Both save round trips; the store knows all.
         """
         self._store = store
         self._limits = limits
         self._audit = audit or Audit(store)
         self._pick_name = pick_name
-        self._is_taken = is_taken
+        self._free = free
         self._is_known = is_known
         self._maker = Maker(authority, broker_url=broker_url, ca_pem=ca_pem, validity=validity)
         self._batch = Batch(store)
         self._leases = Hourly(store, KEPT_SECONDS)
         self.approval = Approval(store, limits)
         self._in_flight: set[str] = set()
+        self._answers: dict[str, None] = {}  # the latest requests that were answered here
         self._working = 0
 
     async def start(self, timeout: float) -> None:
@@ -126,11 +131,11 @@ class Registrar:
     async def _register(self, job: _Job) -> Registered | Waiting:
         password: tuple[str, bytes] | None = None
         for attempt in range(self._limits.name_attempts):
-            answered = await self._answered(job)
+            look = attempt > 0 or self._may_be_known(job)
+            answered = await self._answered(job) if look else None
             if answered is not None:
                 return answered
             await self._check(job)
-            look = attempt > 0 or self._is_known(job.key.name, job.wanted.hardware_id)
             known = await self._hardware(job) if look else None
             if known is not None and known.user is not None:
                 _check_repeat(job, known.user, known.public_digest)
@@ -150,6 +155,17 @@ class Registrar:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)
         raise Later("no free name was found", "nearly every name is taken; tell whoever runs the service", 60)
+
+    def _may_be_known(self, job: _Job) -> bool:
+        """Could this request or this device have been here before, as far as is known without a look-up in the store?
+
+        What it does not see, the conditions of the commit do, and then everything is looked up.
+        """
+        if job.key.approval or job.key.allow_list:  # these would be asked once more for what was granted already
+            return True
+        if job.replay is not None and job.replay.id in self._answers:
+            return True
+        return bool(job.wanted.hardware_id) and self._is_known(job.key.name, job.wanted.hardware_id)
 
     async def _check(self, job: _Job) -> None:
         """Does the key allow this at all?"""
@@ -205,9 +221,11 @@ class Registrar:
 
     def _new(self, job: _Job, known: _Hardware | None, password: tuple[str, bytes]) -> tuple[Registered, list[Change]]:
         """A device of a name that is free, as far as is known here."""
-        name = self._pick_name()
+        name, revision = self._pick_name(), 0
         for _ in range(self._limits.name_attempts):
-            if not self._is_taken(name):
+            free = self._free(name)
+            if free is not None:
+                revision = free
                 break
             name = self._pick_name()
         made = self._maker.credentials(name, job.wanted, job.key, password)
@@ -223,7 +241,7 @@ class Registrar:
             key=job.key.name,
             hardware_id=job.wanted.hardware_id,
         )
-        changes: list[Change] = [Put(user_key(name), user.to_json(), 0)]
+        changes: list[Change] = [Put(user_key(name), user.to_json(), revision)]
         if job.wanted.hardware_id:
             changes.append(_hardware_put(job, made, name, known.revision if known else 0))
         return made.answer, changes + _index(made)
@@ -267,6 +285,10 @@ class Registrar:
             raise
         if written:
             self._audit.written(entry)
+            if job.replay is not None:
+                self._answers[job.replay.id] = None
+                if len(self._answers) > ANSWERS:
+                    del self._answers[next(iter(self._answers))]
         return written
 
 
