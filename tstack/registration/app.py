@@ -152,7 +152,7 @@ class Registration:
             refusals=refusals,
             limits=options.limits,
         )
-        renewer = Renewer(
+        self._renewer = renewer = Renewer(
             store,
             authority,
             self._keyring,
@@ -245,6 +245,7 @@ class Registration:
             await runner.cleanup()
         await self._admin.stop()
         await self._registrar.close()
+        await self._renewer.close()
         await self._retirement.stop()
         self._expiry.stop()
         await self._keyring.stop()
