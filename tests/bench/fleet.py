@@ -72,13 +72,14 @@ class Tally:
         return f"{what:34} {good / took:8.0f}/s   median {median * 1e3:7.1f} ms   p99 {p99 * 1e3:7.1f} ms{more}"
 
 
-def request(method: str, path: str, body: Any = None, *, token: str = "", login: str = "") -> bytes:
-    """The bytes of a request."""
+def request(method: str, path: str, body: Any = None, *, token: str = "", login: str = "", shown: str = "") -> bytes:
+    """The bytes of a request; `shown` is a certificate (PEM) that a proxy vouches for."""
     data = b"" if body is None else json.dumps(body).encode()
     head = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(data)}"]
     head += ["Content-Type: application/json"] if data else []
     head += [f"Authorization: Bearer {token}"] if token else []
     head += [f"Authorization: Basic {base64.b64encode(login.encode()).decode()}"] if login else []
+    head += [f"Client-Cert: :{''.join(shown.split('-----')[2].split())}:"] if shown else []
     return "\r\n".join([*head, "", ""]).encode() + data
 
 
@@ -149,7 +150,7 @@ class System:
         began = time.perf_counter()
         flags = [
             f"-regkey={KEY}", f"-etcdhosts={self.etcd.endpoint}", f"-port={self.port}", "-every=0s", "-burst=1000000",
-            f"-certs-dir={self.folder / 'certs'}",
+            f"-certs-dir={self.folder / 'certs'}", "-proxies=127.0.0.1", "-clientcertheader=Client-Cert",
         ]  # fmt: skip
         self._treg = Running([*command("treg"), *flags])
         self._treg.wait_for("listening on", timeout=120)
@@ -293,6 +294,9 @@ async def registrations(system: System, count: int) -> None:
     made = [json.loads(body) for body in tally.bodies if b'"password"' in body]
     logins = [f"{one['name']}:{one['password']}" for one in made]
     print(tally.line("registration, CSR and password"))
+    renewals = [request("POST", "/v1/devices/renew", {"csr": pem}, shown=one["certificate"]) for one in made]
+    if renewals:
+        print((await load(system.port, len(renewals), renewals.__getitem__)).line("renewal by certificate, CSR"))
     renewals = [request("POST", "/v1/devices/renew", {"csr": pem}, login=login) for login in logins]
     if renewals:
         print((await load(system.port, len(renewals), renewals.__getitem__)).line("renewal by password, CSR"))
