@@ -62,6 +62,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 # -- WebSocket ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("5.0 6.0.0-2 6.0.0-4", "3.1.1 6.0.0-2 6.0.0-4")
 async def test_mqtt_over_websocket() -> None:
     """[MQTT-6.0.0-2]: packets that share a message, and one that is spread over many."""
     async with open_to_all(ws=(ANY,)) as broker, dialled(broker.port("ws")) as client:
@@ -136,6 +137,7 @@ async def test_the_end_by_the_client() -> None:
         (b"\x82\xff" + (1 << 40).to_bytes(8, "big") + b"mask", 1009),
     ],
 )
+@pytest.mark.proves("5.0 6.0.0-1", "3.1.1 6.0.0-1")
 async def test_offences_are_told_in_both_languages(frame: bytes, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """[MQTT-6.0.0-1]: MQTT 5.0 is told with a DISCONNECT, WebSocket with a Close; others are not disturbed."""
     async with open_to_all(ws=(ANY,)) as broker:

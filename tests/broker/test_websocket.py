@@ -78,6 +78,25 @@ def test_a_handshake_that_is_refused(data: bytes, status: int) -> None:
     assert said(socket) == b""
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\xc7ET /mqtt HTTP/1.1\r\n\r\n", 400),
+        (b"get /mqtt HTTP/1.1\r\n\r\n", 400),
+        (b"\x10" * (HEAD + 5), 400),
+        (head(more="X: " + "y" * (HEAD - 9 - len(head()))) + b"\r\n\r\n", 101),
+        (head(more="X: " + "y" * (HEAD - 8 - len(head()))) + b"\r\n\r\n", 431),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_the_answer_does_not_depend_on_the_pieces(data: bytes, status: int, step: int) -> None:
+    """What is refused on its first byte is refused like that as a whole; the bound counts the head with its end."""
+    socket = WebSocket(Policy())
+    for at in range(0, len(data), step):
+        socket.receive(data[at : at + step])
+    assert said(socket).startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_a_head_without_end_is_not_kept() -> None:
     """It is refused as soon as it is too long, however small its pieces are."""
     socket = WebSocket(Policy())
@@ -145,6 +164,7 @@ def test_any_messages_in_any_pieces(messages: list[tuple[bytes, int]], step: int
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+@pytest.mark.proves("5.0 6.0.0-1", "3.1.1 6.0.0-1")
 def test_what_is_sent_is_one_binary_frame(size: int) -> None:
     """Unmasked, with a length as short as can be."""
     payload = b"x" * size

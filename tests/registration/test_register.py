@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from tests.processes import need
 from tests.registration.conftest import KEY, Desk, Start
 from tstack.identity import admin
+from tstack.identity.scram import is_of
 from tstack.identity.users import USER_PREFIX, User
 from tstack.pki.authority import Authority
 from tstack.registration.errors import Later
@@ -135,6 +136,7 @@ async def test_two_hundred_at_once_are_two_hundred_whole_users(desk: Desk) -> No
         assert user.certificates == (f"{certificate(answer['Cert']).serial_number:x}",)
     one = records[answers[0]["Name"]]
     assert bcrypt.checkpw(answers[0]["Password"].encode(), one.password)
+    assert is_of(one.scram, answers[0]["Password"]), "a device can log in by SCRAM as well"
 
 
 async def test_more_than_can_be_worked_on_are_told_to_come_back_and_make_nobody(start: Start) -> None:

@@ -86,6 +86,7 @@ def test_wildcards(filter_: str, topic: str, is_match: bool) -> None:
     assert line.payloads() == ([b"1"] if is_match else [])
 
 
+@pytest.mark.proves("5.0 4.7.2-1", "3.1.1 4.7.2-1")
 def test_wildcards_do_not_reach_topics_that_begin_with_a_dollar() -> None:
     """[MQTT-4.7.2-1], SEC-52: live and retained, also for who may read them."""
     world = World(ann=rights("#", "$x/#"))

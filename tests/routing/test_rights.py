@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, World, publish, rights, subscribe
+from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, Will, World, connect, publish, rights, subscribe
 from tstack.routing.limits import Limits
 
 
@@ -226,3 +226,19 @@ def test_a_subscription_that_is_refused_replaces_nothing() -> None:
     line.read()
     line.write(publish("a", b"1", 1, 1))
     assert line.packets()[0][0] == 0x32
+
+
+def test_a_topic_that_is_refused_is_quoted() -> None:
+    """What goes into the log and into a reason string is one short line, whatever the topic is."""
+    world = World(ann=rights("mine/#"))
+    told: list[str] = []
+    world.router.on_offence = lambda channel, error: told.append(str(error))
+    nasty = "a\r\n\x1b[2J" + "x" * 500
+    world.client().write(publish(nasty))
+    assert world.open().write(connect("w", will=Will(nasty))) is None
+    will, line = world.lines[-1], world.client("s", version=5, properties=b"")
+    line.write(subscribe(1, (nasty, 0), version=5))
+    assert b"a\\r\\n\\x1b[2Jxxx" in line.read()
+    told.append(will.channel.reason)
+    assert len(told) == 2
+    assert all(text.isprintable() and "'a\\r\\n\\x1b[2Jxxx" in text and len(text) < 200 for text in told), told

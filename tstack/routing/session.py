@@ -193,6 +193,11 @@ class Session(Timed):
         self._shared = None
         self._again = None
 
+    def let_go_of_journal(self) -> None:
+        """The journal keeps nothing of it any more."""
+        self.number = 0
+        self._owed = None
+
     def unfinished_shares(self) -> list[Delivery]:
         """What another member of a shared subscription may take over: QoS 1 in flight, and what was never sent.
 
@@ -348,6 +353,7 @@ class Session(Timed):
                 if self._again is None:
                     self._again = deque()
                     self.queue = self.queue or deque()  # so that an acknowledgement pumps, and nothing new overtakes
+                    self.router.sessions.with_queue.add(self)
                 self._again.append(pid)
         for pid in dropped:
             self._forget(pid)
