@@ -92,7 +92,7 @@ def test_a_header_in_parts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_no_header(name: str) -> None:
+def test_sec_46_no_header(name: str) -> None:
     """It is refused, and when it comes byte by byte not later than with its last one."""
     with pytest.raises(ProxyError):
         parse(BAD[name])

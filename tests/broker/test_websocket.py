@@ -67,7 +67,7 @@ def test_the_handshake_byte_by_byte() -> None:
         (head() + b"\r\n\r\n" + masked(BINARY, b"\x10"), 400),
     ],
 )
-def test_a_handshake_that_is_refused(data: bytes, status: int) -> None:
+def test_sec_42_a_handshake_that_is_refused(data: bytes, status: int) -> None:
     """One answer in HTTP, and nothing is read any more."""
     socket = WebSocket(Policy())
     assert socket.receive(data) == b""
@@ -97,7 +97,7 @@ def test_the_answer_does_not_depend_on_the_pieces(data: bytes, status: int, step
     assert said(socket).startswith(b"HTTP/1.1 %d " % status)
 
 
-def test_a_head_without_end_is_not_kept() -> None:
+def test_sec_42_a_head_without_end_is_not_kept() -> None:
     """It is refused as soon as it is too long, however small its pieces are."""
     socket = WebSocket(Policy())
     for _ in range(HEAD):
@@ -209,7 +209,7 @@ OFFENCES = {
 
 @pytest.mark.parametrize("name", OFFENCES)
 @pytest.mark.parametrize("step", [1, 100_000])
-def test_an_offence(name: str, step: int) -> None:
+def test_sec_42_an_offence(name: str, step: int) -> None:
     """One Close with its code; what came before counts, what comes after does not."""
     data, code = OFFENCES[name]
     socket = opened(1000)
@@ -222,7 +222,7 @@ def test_an_offence(name: str, step: int) -> None:
     assert said(socket) == b"\x88\x02" + code.to_bytes(2, "big")
 
 
-def test_a_flood_of_pings_gets_one_answer() -> None:
+def test_sec_42_a_flood_of_pings_gets_one_answer() -> None:
     """RFC 6455 5.5.3: to the last one; and an answer that could not be sent yet gives way to the next."""
     socket = opened()
     socket.receive(b"".join(masked(PING, b"%d" % number) for number in range(10_000)))

@@ -304,6 +304,17 @@ async def test_delete_leaves_a_tombstone_and_the_name_can_be_taken_again_on_dema
     assert fits("y", await tuser.record("bob"))
 
 
+async def test_delete_with_purge_also_of_a_user_who_was_deleted_before(tuser: Tuser) -> None:
+    tuser.ok("add", "bob", "-password=x")
+    assert tuser.json("delete", "bob")["Purge"] == ""
+    first = tuser.json("delete", "bob", "-purge")["Purge"]
+    assert (await tuser.record("bob"))["Purge"] == first != ""
+    assert tuser.json("delete", "bob", "-purge")["Purge"] > first
+    assert re.search(f"^purged +{tuser.json('show', 'bob')['Purge']}$", tuser.ok("show", "bob"), re.M)
+    assert tuser("delete", "bob").returncode == 1
+    assert tuser("delete", "nobody", "-purge").returncode == 1
+
+
 async def test_certificates_are_revoked_one_or_all(tuser: Tuser) -> None:
     async with tuser.store() as store:
         await create_user(store, User("dev", certificates=("a1", "b2", "c3")))

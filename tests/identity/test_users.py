@@ -18,7 +18,7 @@ from tstack.pki import certificates
 HASH = b"$2b$05$EO3xDTSuAwcqCgL1cRaPB.uCqQYy2cVzvW9bI5SLqCx4aY0Wn0QDa"
 
 KNOWN = {"Username", "Password", "Rights", "Publish", "Subscribe", "Disabled", "Deleted", "DeviceType", "Created", "Changed",
-         "Certificates", "Kicked"}  # fmt: skip
+         "Certificates", "Kicked", "Purge"}  # fmt: skip
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 filters = st.lists(text.filter(bool), max_size=5).map(tuple)
@@ -41,6 +41,7 @@ users = st.builds(
     changed=text,
     certificates=st.lists(st.integers(0, 2**160 - 1).map(lambda number: f"{number:x}"), max_size=4).map(tuple),
     kicked=text,
+    purge=text,
     other=st.dictionaries(text.filter(lambda key: key not in KNOWN), json_values.filter(lambda v: v is not None)),
     revision=st.integers(0, 2**63 - 1),
 )
@@ -109,7 +110,7 @@ def test_a_record_of_the_first_release_can_be_read_and_grants_no_real_topic(righ
         (json.dumps({"Username": "a", "Certificates": ["1"] * (MAX_CERTIFICATES + 1)}).encode(), "Certificates"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_no_user(data: bytes, why: str) -> None:
+def test_sec_60_a_record_that_makes_no_sense_is_no_user(data: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
         User.from_json("a", data)
     assert "s3cret" not in repr(caught.value)

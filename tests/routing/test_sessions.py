@@ -131,7 +131,7 @@ def test_a_takeover_is_told_in_5() -> None:
     assert old.packet() == b"\xe0\x01\x8e"
 
 
-def test_another_user_gets_a_session_of_its_own() -> None:
+def test_sec_57_another_user_gets_a_session_of_its_own() -> None:
     """SEC-57: a client identifier takes over nothing of another user's: not the connection, not the queue, not the will."""
     world = World()
     ann = world.client("c", "ann", clean=False, will=Will("w"))
@@ -243,7 +243,7 @@ def test_a_delayed_will_is_sent_when_a_clean_start_ends_the_session(connected: b
     assert watcher.payloads() == [b"gone"]
 
 
-def test_a_forbidden_will_is_refused_at_connect() -> None:
+def test_sec_53_a_forbidden_will_is_refused_at_connect() -> None:
     """SEC-53: CONNACK 5, and nothing is stored."""
     world = World(ann=rights("ann/#"))
     for topic in ("bob/x", "$SYS/x"):
@@ -254,7 +254,7 @@ def test_a_forbidden_will_is_refused_at_connect() -> None:
     world.assert_empty()
 
 
-def test_a_will_for_what_is_no_topic_name_is_refused() -> None:
+def test_sec_53_a_will_for_what_is_no_topic_name_is_refused() -> None:
     """SEC-53: wildcards and U+0000."""
     for topic in ("a/#", "a/+/b", "", "a\0"):
         world = World()
@@ -264,7 +264,7 @@ def test_a_will_for_what_is_no_topic_name_is_refused() -> None:
         world.assert_empty()
 
 
-def test_a_will_whose_right_was_lost_is_not_sent() -> None:
+def test_sec_53_54_a_will_whose_right_was_lost_is_not_sent() -> None:
     """SEC-53, SEC-54: judged again when it is sent, for connected clients and for those whose will is delayed."""
     world = World(ann=rights("#"), bob=rights("#"))
     watcher = world.client("watcher", "bob")
@@ -278,7 +278,7 @@ def test_a_will_whose_right_was_lost_is_not_sent() -> None:
     assert watcher.read() == b""
 
 
-def test_the_will_of_a_deleted_user_is_not_sent() -> None:
+def test_sec_54_the_will_of_a_deleted_user_is_not_sent() -> None:
     """SEC-54."""
     world = World()
     watcher = world.client("watcher", "bob")

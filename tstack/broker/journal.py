@@ -366,6 +366,7 @@ class DiskJournal:
         router, journal = self._router, self._journal
         router.journal = None  # what was read is not noted again
         messages = {row[0]: self._message(row) for row in rows["message"]}
+        router.suspects.update(message.user for message in messages.values())  # rights may have changed meanwhile
         sessions = {row[0]: self._session(row, permissions) for row in rows["session"]}
         for number, filter_, name, share, qos, no_local, as_published, identifier in rows["subscription"]:
             session = sessions.get(number)

@@ -20,6 +20,7 @@ from tstack.broker.connection import Connection
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.gate import Gate
 from tstack.broker.journal import DiskJournal
+from tstack.broker.purge import Purge
 from tstack.broker.tls import Tls
 from tstack.broker.upgrade import Policy
 from tstack.broker.websocket_connection import WebSocketConnection
@@ -106,6 +107,7 @@ class Broker:
         policy = self.directory if options.authentication else _Everybody()
         self.router = Router(policy, options.limits, token=secrets.token_hex(8))
         self.router.on_offence = self._offence
+        self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
@@ -124,6 +126,8 @@ class Broker:
         self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._policies = _policies(options)
+        self._withdrawn: set[str] = set()
+        """Serials of certificates that were revoked in this turn of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
@@ -142,6 +146,7 @@ class Broker:
             self.router.now = asyncio.get_running_loop().time()
             self._sys_topics.start()
             await self._open_journal()
+            self._purge.start()
             self._tick()
             await self._listeners.open()
             self._note_certificates()
@@ -262,6 +267,7 @@ class Broker:
         for connection in list(self.connections):
             connection.abort()
         await self._admin.stop()
+        await self._purge.stop()
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
@@ -370,6 +376,8 @@ class Broker:
         sessions = self.router.sessions
         if new is None or new.deleted:
             sessions.expel(name, "user deleted", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
+            if new is not None and new.purge and (old is None or old.purge != new.purge):
+                self._purge.add(name)
         elif new.disabled:
             sessions.expel(name, "user disabled", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
         elif old is not None:
@@ -398,9 +406,15 @@ class Broker:
                 self.changes.add(took)
 
     def _revoked(self, serial: str) -> None:
-        """End the connections that were opened with a certificate."""
+        """End the connections that were opened with a certificate; one look at all sessions serves those that come together."""
+        if not self._withdrawn:
+            asyncio.get_running_loop().call_soon(self._end_withdrawn)
+        self._withdrawn.add(serial)
+
+    def _end_withdrawn(self) -> None:
+        serials, self._withdrawn = self._withdrawn, set()
         for session in list(self.router.sessions):
-            if session.identity == serial and session.channel is not None:
+            if session.identity in serials and session.channel is not None:
                 session.channel.close("certificate revoked", ReasonCode.ADMINISTRATIVE_ACTION)
         self.flush()
 

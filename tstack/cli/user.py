@@ -277,6 +277,13 @@ def _plain(text: str, do: Callable[[Store, str], Awaitable[User]]) -> Callable[.
     return prepare
 
 
+def _delete(name: str, values: Values, flags: argparse.Namespace) -> Work:
+    async def work(store: Store) -> Answer:
+        return said(await admin.delete_user(store, name, purge=flags.purge), "deleted")
+
+    return work
+
+
 def _revoke(name: str, values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
         user = await admin.revoke_certificates(store, name, flags.serial, reason=flags.reason)
@@ -333,6 +340,13 @@ def _rights_arguments(parser: Parser) -> None:
     _narrowing_arguments(parser)
 
 
+def _delete_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "-purge", "--purge", action="store_true",
+        help="have the brokers drop its retained messages too; also of a user who was deleted before",
+    )  # fmt: skip
+
+
 def _revoke_arguments(parser: Parser) -> None:
     parser.add_argument("-serial", "--serial", action="append", help="this one only; may be given more than once")
     parser.add_argument("-reason", "--reason", default="revoked", help="noted beside the revocation")
@@ -362,7 +376,7 @@ COMMANDS = {
     "enable": Command(
         "let a disabled user in again", _plain("enabled", lambda store, name: admin.set_disabled(store, name, False))
     ),
-    "delete": Command("delete a user for good and revoke its certificates", _plain("deleted", admin.delete_user)),
+    "delete": Command("delete a user for good and revoke its certificates", _delete, _delete_arguments),
     "kick": Command("end the connections that a user has now", _plain("kicked", admin.kick_user)),
     "revoke": Command("revoke a user's certificates, all or one", _revoke, _revoke_arguments),
     "ban": Command(

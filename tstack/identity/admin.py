@@ -166,16 +166,28 @@ async def kick_user(store: Store, name: str) -> User:
     return await _change(store, name, lambda user: replace(user, kicked=now_text()))
 
 
-async def delete_user(store: Store, name: str, *, reason: str = "user deleted") -> User:
-    """Put a tombstone in the user's place and revoke its certificates, in one step. Returns the tombstone."""
+async def delete_user(store: Store, name: str, *, reason: str = "user deleted", purge: bool = False) -> User:
+    """Put a tombstone in the user's place and revoke its certificates, in one step. Returns the tombstone.
+
+    With `purge` every broker drops the retained messages that the user published, and what still waits of it, at once, or when
+    it starts the next time; a user who was deleted before can be named too. Without, they are dropped when somebody would get
+    them.
+    """
+    stamp = now_text() if purge else ""
     return await _change(
         store,
         name,
         lambda user: User(
-            name, deleted=True, created=user.created, certificates=user.certificates, revision=user.revision
+            name,
+            deleted=True,
+            created=user.created,
+            certificates=user.certificates,
+            purge=stamp,
+            revision=user.revision,
         ),
         revoke=lambda user: user.certificates,
         reason=reason,
+        deleted=purge,
     )
 
 

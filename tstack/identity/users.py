@@ -3,8 +3,8 @@
 It is the original's JSON, `{"Username","Password","Rights"}`, so that what its documentation says of `etcdctl get /user/NAME`
 stays true: `Password` is a bcrypt hash, `Rights` one topic filter, or a list of them. Beside these a record may carry
 `Publish` and `Subscribe` (lists that narrow `Rights`), `Disabled`, `Deleted`, `DeviceType`, `Created`, `Changed`,
-`Certificates`, `Scram`, `Key`, `HardwareId` and `Kicked`. A field that we do not know is kept when the record is rewritten. A
-field that is null counts as absent, which is how Go writes an empty list.
+`Certificates`, `Scram`, `Key`, `HardwareId`, `Purge` and `Kicked`. A field that we do not know is kept when the record is
+rewritten. A field that is null counts as absent, which is how Go writes an empty list.
 
 Reading fails closed, at two levels. A record that makes no sense (no JSON object, another user's name in it, a field of the
 wrong type, more than `MAX_RIGHTS` rights) is a `ValueError`: no such user. A right that is no valid topic filter grants
@@ -91,6 +91,8 @@ class User:
     """Name of the registration key that it came by."""
     hardware_id: str = ""
     """What it said to be by its maker, when it registered."""
+    purge: str = ""
+    """On a tombstone: when it was asked for that brokers drop what the user left; empty: that was not asked for."""
     kicked: str = ""
     """Time of the last `kick`: brokers end the user's sessions when it changes."""
     other: Mapping[str, object] = field(default_factory=dict, hash=False)
@@ -118,6 +120,7 @@ class User:
             changed=record.text("Changed"),
             certificates=tuple(map(serial_text, record.texts("Certificates", MAX_CERTIFICATES))),
             scram=record.text("Scram"),
+            purge=record.text("Purge"),
             kicked=record.text("Kicked"),
             key=record.text("Key"),
             hardware_id=record.text("HardwareId"),
@@ -141,6 +144,7 @@ class User:
             "Changed": self.changed,
             "Certificates": list(self.certificates),
             "Scram": self.scram,
+            "Purge": self.purge,
             "Kicked": self.kicked,
             "Key": self.key,
             "HardwareId": self.hardware_id,

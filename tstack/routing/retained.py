@@ -125,10 +125,14 @@ class Retained:
         return found
 
     def __iter__(self) -> Iterator[Message]:
-        """Every retained message."""
-        found: list[Message] = []
-        _collect(self._root, found, False)
-        return iter(found)
+        """Every retained message; of what changes meanwhile, some may be missing."""
+        stack = [self._root]
+        while stack:
+            node = stack.pop()
+            if node.message is not None:
+                yield node.message
+            if node.children:
+                stack.extend(node.children.values())
 
 
 def _collect(top: _Node, found: list[Message], is_root: bool) -> None:

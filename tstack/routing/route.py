@@ -55,7 +55,7 @@ class Route:
         for target in self.targets:
             session = target.session
             channel = session.channel
-            kept = kept or (target.qos > 0 and session.number > 0)
+            kept = kept or (target.qos > 0 and session.expiry > 0.0)
             if target.identifiers or (
                 channel is not None and (channel.peer_packet_limit or channel.peer_aliases is not None)
             ):

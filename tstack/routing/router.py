@@ -60,6 +60,8 @@ class Router:
         self.retained = Retained(self.limits)
         self.system = Retained(self.limits)
         """The broker's own retained messages, under `$SYS/`: never in the journal."""
+        self.suspects: set[str] = set()
+        """Users whose rights changed, or who went, while we ran: what waits of theirs is judged before it is delivered."""
         self.tree = SubscriptionTree()
         self.sessions = Sessions(self, token)
         self.on_interest: Callable[[str, bool], None] | None = None
@@ -83,6 +85,8 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
+        if "\0" in text:
+            raise MalformedError("the topic name has U+0000 in it")  # [MQTT-1.5.4-2]
         if not topic and session.version >= 5:
             raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
@@ -148,6 +152,10 @@ class Router:
             properties = kept.encode_fields()
         return Message(topic, packet.payload, packet.qos, packet.retain, publisher.user, properties, expires)
 
+    def is_revoked(self, message: Message) -> bool:
+        """May the publisher of a message that has waited no longer publish there? To be asked before it is delivered."""
+        return message.user in self.suspects and not self.policy.may_publish(message.user, message.topic.decode())
+
     def publish(self, message: Message, publisher: Session | None = None) -> None:
         """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
         route = Route(message.topic.decode(), message.topic, True)
@@ -184,6 +192,9 @@ class Router:
         for delivery in deliveries:
             message = delivery.message
             if delivery.share is None or (message.expires and message.expires <= self.now):
+                continue
+            if self.is_revoked(message):
+                self.counters.drop("rights")
                 continue
             group = self.tree.group(*delivery.share)
             self._deliver_shared(message, group.choose(message.qos, True) if group is not None else None, True)

@@ -74,7 +74,7 @@ class Session(Timed):
         self.number = 0
         """Its number in the journal; 0 when it is not kept there."""
         self._owed: dict[bytes, Delivery] | None = None
-        """The deliveries in flight, when the journal keeps them."""
+        """The deliveries in flight of a session that outlives its connection: they may have to be judged and sent again."""
         self._shared: dict[bytes, Delivery] | None = None
         """What is in flight at QoS 1 for a shared subscription: another member gets it when the session ends."""
         self._again: deque[bytes] | None = None
@@ -153,7 +153,7 @@ class Session(Timed):
             self._shared[pid] = delivery
         channel.room -= len(packet)
         self.router.counters.messages_sent += 1
-        if not self.number:
+        if not self.expiry:
             channel.put(_shortened(channel, packet))
             return
         delivery.pid = pid
@@ -161,6 +161,9 @@ class Session(Timed):
         if self._owed is None:
             self._owed = {}
         self._owed[pid] = delivery
+        if not self.number:
+            channel.put(_shortened(channel, packet))
+            return
         journal = self.router.journal
         assert journal is not None
         journal.moved(self, delivery)
@@ -175,8 +178,8 @@ class Session(Timed):
         if delivery.sequence and self.router.journal is not None:
             self.router.journal.done(self, delivery)
 
-    def _forget(self, pid: bytes) -> None:
-        """Take a message out of flight for good."""
+    def _forget(self, pid: bytes, *, pump: bool = True) -> None:
+        """Take a message out of flight for good, and let others take its place."""
         del self.inflight[pid]
         if self._shared is not None:
             self._shared.pop(pid, None)
@@ -184,12 +187,13 @@ class Session(Timed):
             delivery = self._owed.pop(pid, None)
             if delivery is not None:
                 self._done(delivery)
-        if self.queue is not None or self.waiters is not None:
+        if pump and (self.queue is not None or self.waiters is not None):
             self.pump()
 
     def let_go(self) -> None:
         """Forget what is in flight."""
         self.inflight = {}
+        self._owed = None
         self._shared = None
         self._again = None
 
@@ -249,14 +253,24 @@ class Session(Timed):
         channel = self.channel
         if queue is not None and channel is not None:
             now = self.router.now
+            suspects = self.router.suspects
             while self._again and len(self.inflight) - len(self._again) < self.window:
-                self._resend(channel, self._again.popleft())
+                pid = self._again.popleft()
+                if self._is_forbidden(pid):
+                    self.router.counters.drop("rights")
+                    self._forget(pid, pump=False)
+                else:
+                    self._resend(channel, pid)
             while queue and len(self.inflight) < self.window and channel.room > 0:
                 delivery = queue.popleft()
                 message = delivery.message
                 self.queued_bytes -= message.size
                 if message.expires and message.expires <= now:
                     self.router.counters.drop("expired")
+                    self._done(delivery)
+                    continue
+                if message.user in suspects and self.router.is_revoked(message):
+                    self.router.counters.drop("rights")
                     self._done(delivery)
                     continue
                 self._send(channel, delivery)
@@ -306,8 +320,8 @@ class Session(Timed):
         delivery = self._owed.get(pid) if self._owed is not None else None
         if delivery is not None and delivery.state != RELEASED:
             delivery.state = RELEASED
-            assert self.router.journal is not None
-            self.router.journal.moved(self, delivery)
+            if delivery.sequence and self.router.journal is not None:
+                self.router.journal.moved(self, delivery)
         return True
 
     def completed(self, pid: bytes) -> bool:
@@ -339,7 +353,7 @@ class Session(Timed):
                 continue
             again = rewritten(packet, old_version, channel.version)
             self.inflight[pid] = again
-            if not self.permissions.may_receive(topic_of(again).decode()):
+            if self._is_forbidden(pid):
                 self.router.counters.drop("rights")
                 dropped.append(pid)
             elif channel.peer_packet_limit and len(again) > channel.peer_packet_limit:
@@ -359,6 +373,16 @@ class Session(Timed):
             self._forget(pid)
         self.pump()
 
+    def _is_forbidden(self, pid: bytes) -> bool:
+        """May what is in flight not be sent again: has the user lost the right to it, or who published it?"""
+        packet = self.inflight.get(pid)
+        if not packet:
+            return False
+        delivery = self._owed.get(pid) if self._owed is not None else None
+        if delivery is not None and self.router.is_revoked(delivery.message):
+            return True
+        return not self.permissions.may_receive(topic_of(packet).decode())
+
     def _resend(self, channel: Channel, pid: bytes) -> None:
         packet = self.inflight.get(pid)
         if not packet:
@@ -371,18 +395,19 @@ class Session(Timed):
         self.router.counters.messages_sent += 1
 
     def forget_forbidden(self) -> None:
-        """Take out of the queue what the user may no longer receive."""
+        """Take out of the queue what the user may no longer receive, or its publisher may no longer publish."""
         if self.queue is None:
             return
         kept: deque[Delivery] = deque()
         for delivery in self.queue:
-            if self.permissions.may_receive(delivery.message.topic.decode()):
+            message = delivery.message
+            if self.permissions.may_receive(message.topic.decode()) and not self.router.is_revoked(message):
                 kept.append(delivery)
                 continue
             self.queued_bytes -= delivery.message.size
             self.router.counters.drop("rights")
             self._done(delivery)
-        self.queue = kept or None
+        self.queue = kept if kept or self._again else None
         self.pump()
 
 

@@ -408,6 +408,7 @@ class Sessions:
 
     def reauthorise(self, user: str, permissions: Permissions) -> None:
         """The rights of a user changed: judge anew every subscription, queued message and will of its sessions."""
+        self._router.suspects.add(user)
         for session in self.of_user(user):
             session.permissions = permissions
             for name in list(session.subscriptions):
@@ -422,14 +423,18 @@ class Sessions:
     def expel(self, user: str, reason: str, code: int, *, forget: bool, identity: str | None = None) -> int:
         """End a user's connections (those with a certain proof of identity, when named), and with `forget` the sessions.
 
-        The will of somebody who is thrown out with `forget` is not sent. Returns how many connections were ended.
+        The will of somebody who is thrown out with `forget` is not sent; otherwise it is, as for any connection that we close
+        [MQTT-3.1.2-8]. Returns how many connections were ended.
         """
         ended = 0
+        if forget:
+            self._router.suspects.add(user)
         for session in self.of_user(user):
             if identity is not None and session.identity != identity:
                 continue
-            if forget:
+            if forget and session.will is not None:
                 session.will = None
+                self._router.counters.drop("rights")
             if session.channel is not None:
                 ended += 1
                 session.channel.close(reason, code)
