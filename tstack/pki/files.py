@@ -136,12 +136,16 @@ class CertsFolder:
         try:
             yield
         except Damaged as damaged:
-            for crt, key in ((self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key)):
+            pairs = (
+                (self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key), (self.issuing_crt, self.issuing_key)
+            )  # fmt: skip
+            for crt, key in pairs:
                 if damaged.path in (crt, key):
-                    hint = (
-                        f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
-                        f"or move {crt.name} and {key.name} away, and a new pair is made"
-                    )
+                    hint = f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
+                    if crt == self.issuing_crt:
+                        hint += f"or move {crt.name} and {key.name} away, and make new ones: tstack pki intermediate"
+                    else:
+                        hint += f"or move {crt.name} and {key.name} away, and a new pair is made"
                     if crt == self.ca_crt:
                         hint += ", which every client has to be given: none of the old certificates holds then"
                     raise Failure(damaged.message, hint) from None
