@@ -162,6 +162,11 @@ class Tokens:
         """All of them by name."""
         return self._mirror.values
 
+    @property
+    def stale_since(self) -> float | None:
+        """`time.monotonic()` since when the store could not be asked; None when the copy is live."""
+        return self._mirror.stale_since
+
     def find(self, text: str) -> Token | None:
         """The token that this is the text of, unless its time is over. The time that it takes tells nothing of the secret."""
         token = self.tokens.get(name_of(text))
