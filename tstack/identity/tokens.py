@@ -35,6 +35,7 @@ SCOPES: Final = (
     "certificates:read",
     "certificates:write",
     "audit:read",
+    "metrics:read",
 )
 """Every scope there is."""
 
