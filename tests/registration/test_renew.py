@@ -155,6 +155,18 @@ async def test_who_is_not_known_is_told_how_to_show_it(https: Https, site: Site,
     assert (await https.renew("-u", f"{device.name}:{password}")).status == 401
 
 
+async def test_who_guesses_passwords_has_to_wait_and_who_knows_one_does_not(https: Https) -> None:
+    device, password = await https.register()
+    for _ in range(5):
+        assert (await https.renew("-u", f"{device.name}:{password}")).status == 200
+    statuses = [(await https.renew("-u", f"{device.name}:guess-{number}")).status for number in range(6)]
+    assert statuses[0] == 401
+    assert statuses[-1] == 429
+    reply = await https.renew("-u", f"{device.name}:{password}")
+    assert (reply.status, int(reply.headers["retry-after"]) >= 1) == (429, True)
+    assert (await https.renew(*device.flags)).status == 200, "a certificate is no guess"
+
+
 async def test_bad_bodies(https: Https, tmp_path: Path) -> None:
     device, _ = await https.register()
     weak = await csr(await new_key(tmp_path, "weak", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"))

@@ -127,7 +127,7 @@ class Broker:
         self.changes = Histogram()
         """How long after it was written a change of a user had taken effect."""
         self.certificates: dict[str, float] = {}
-        """When the certificates that are served with end, in seconds since 1970: "server" and "ca"."""
+        """When those that are served with end, in seconds since 1970: "server", "ca", and "root" when it is another one."""
         self._sys_topics = SysTopics(self.router, __version__, options.sys_interval, memory)
         self.router.on_interest = self._sys_topics.interest
         self._audit = AuditTopics(store, self._publish)
@@ -233,9 +233,10 @@ class Broker:
     def _note_certificates(self) -> None:
         """When the certificates that are served with end, for the metrics."""
         files = {"server": self.options.cert_file, "ca": self.options.ca_file}
-        self.certificates = {
-            name: load_certificates(path)[0].not_valid_after_utc.timestamp() for name, path in files.items() if path
-        }
+        found = {name: load_certificates(path) for name, path in files.items() if path}
+        self.certificates = {name: chain[0].not_valid_after_utc.timestamp() for name, chain in found.items()}
+        if len(found.get("ca", ())) > 1:
+            self.certificates["root"] = found["ca"][-1].not_valid_after_utc.timestamp()
 
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""

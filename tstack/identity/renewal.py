@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random  # noqa: TID251 - jitter: nobody gains from guessing it
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tstack.errors import Failure
@@ -25,15 +25,26 @@ from tstack.store.interface import Put, Store, StoreError
 SUPERSEDED = "superseded"
 """Why a certificate that was replaced is revoked (a reason of RFC 5280 5.3.1)."""
 
+Commit = Callable[[Sequence[Put]], Awaitable[bool]]
+"""Writes changes, all or none; False: an `if_revision` of theirs did not hold."""
+
 _PAUSE = 0.002  # seconds, times the number of tries, at random
 
 
 async def add_certificate(
-    store: Store, name: str, record: IssuedCertificate, *, known: User | None = None, note: Note | None = None
+    store: Store,
+    name: str,
+    record: IssuedCertificate,
+    *,
+    known: User | None = None,
+    note: Note | None = None,
+    commit: Commit | None = None,
 ) -> User:
-    """Give a user one more certificate, in place of `record.replaces` when that is not blank. Returns the user as it is now.
+    """Give a user one more certificate, in place of `record.replaces` when that is not blank. Returns the user as it is now,
+    but for its revision.
 
-    `known` is the user as a mirror has it, which saves a round trip; `note` is recorded in the same commit.
+    `known` is the user as a mirror has it, which saves a round trip; `note` is recorded in the same commit, which `commit` may
+    write together with others.
 
     Raises `NoSuchUser`, `Failure` when the one to be replaced is not the user's any more or there are too many, and
     `StoreUnavailable`.
@@ -42,7 +53,7 @@ async def add_certificate(
     def change(user: User) -> tuple[User, Iterable[str]]:
         return _with(user, record)
 
-    return await _change(store, name, change, known, note, record.put())
+    return await _change(store, name, change, known, note, record.put(), commit=commit)
 
 
 async def retire_replaced(
@@ -92,6 +103,7 @@ async def _change(
     known: User | None,
     note: Note | None,
     *more: Put,
+    commit: Commit | None = None,
 ) -> User:
     """Apply `change` to the user as it is now and revoke what it names, in one commit."""
     user = known or await get_user(store, name)
@@ -101,24 +113,32 @@ async def _change(
             return user
         new = replace(new, changed=now_text())
         puts = await revocations(store, name, revoked, SUPERSEDED, new.changed)
-        revision = await _commit(store, note, Put(user_key(name), new.to_json(), user.revision), *more, *puts)
-        if revision is not None:
-            return replace(new, revision=revision)
+        changes = [Put(user_key(name), new.to_json(), user.revision), *more, *puts]
+        if await _write(commit or _commit_to(store), note, changes):
+            return replace(new, revision=0)
         if attempt or known is None:
             await asyncio.sleep(_PAUSE * (attempt + 1) * random.random())  # noqa: S311
         user = await get_user(store, name)
     raise Failure(f"user {name} is being changed by others all the time", "try again")
 
 
-async def _commit(store: Store, note: Note | None, *changes: Put) -> int | None:
+def _commit_to(store: Store) -> Commit:
+    async def commit(changes: Sequence[Put]) -> bool:
+        return await store.commit(*changes) is not None
+
+    return commit
+
+
+async def _write(commit: Commit, note: Note | None, changes: list[Put]) -> bool:
+    """Write the changes, and tell the audit log what has become of its entry."""
     if note is None:
-        return await store.commit(*changes)
+        return await commit(changes)
     entry = await note.put()
     try:
-        revision = await store.commit(*changes, entry)
+        written = await commit([*changes, entry])
     except StoreError as error:
         note.refused(error)
         raise
-    if revision is not None:
+    if written:
         note.written()
-    return revision
+    return written

@@ -29,6 +29,7 @@ from tstack.registration.connections import HEADERS, Connections
 from tstack.registration.crl import RevocationList
 from tstack.registration.devices import Devices
 from tstack.registration.est import Est
+from tstack.registration.expiry import Expiry
 from tstack.registration.fleet import Fleet
 from tstack.registration.health import Health
 from tstack.registration.keyring import Keyring, default_key
@@ -153,7 +154,7 @@ class Registration:
             refusals=refusals,
             limits=options.limits,
         )
-        renewer = Renewer(
+        self._renewer = renewer = Renewer(
             store,
             authority,
             self._keyring,
@@ -174,6 +175,7 @@ class Registration:
             limits=options.limits,
         )
         self._crl = RevocationList(self._directory, authority)
+        self._expiry = Expiry(authority.chain)
         self._admin = AdminApi(
             store,
             self._directory,
@@ -236,6 +238,7 @@ class Registration:
                 f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}",
                 "choose another -port or -host, or end what listens there",
             ) from None
+        self._expiry.look()
         for url in self.urls:
             log.info("listening on %s", url)
 
@@ -249,7 +252,9 @@ class Registration:
             await runner.cleanup()
         await self._admin.stop()
         await self._registrar.close()
+        await self._renewer.close()
         await self._retirement.stop()
+        self._expiry.stop()
         await self._keyring.stop()
         await self._directory.stop()
 

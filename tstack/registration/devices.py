@@ -90,6 +90,7 @@ class Devices:
 
     async def myself(self, request: web.Request) -> web.Response:
         """`GET /v1/devices/self`: what is known of the device that asks; nothing secret."""
+        self._rates.look(self._rates.client(request))
         shown = await self._login.device(request)
         user = shown.user
         known = {

@@ -20,6 +20,7 @@ from tstack.identity.renewal import add_certificate
 from tstack.logs import clean
 from tstack.pki.authority import Authority
 from tstack.pki.keys import PublicKey, generate_key, key_pem
+from tstack.registration.batch import Batch
 from tstack.registration.body import json_object, read_body, text_field
 from tstack.registration.errors import BadRequest, Forbidden, Later, Refusal
 from tstack.registration.keyring import Keyring
@@ -87,7 +88,12 @@ class Renewer:
         self._ca_pem = ca_pem
         self._validity = validity
         self._limits = limits
+        self._batch = Batch(store)
         self._working = 0
+
+    async def close(self) -> None:
+        """Let what is being written be written. May be called twice."""
+        await self._batch.close()
 
     async def renew(self, shown: Shown, public_key: PublicKey | None = None) -> Renewed:
         """A new certificate, for a key that we make when there is no `public_key`.
@@ -134,8 +140,10 @@ class Renewer:
             f"replaces {replaces}",
         )
         try:
-            await add_certificate(self._store, user.name, record, known=user, note=Note(self._audit, entry))
-        except StoreError:
+            await add_certificate(
+                self._store, user.name, record, known=user, note=Note(self._audit, entry), commit=self._batch.commit
+            )
+        except (Refusal, StoreError):
             raise
         except Failure as failure:
             raise NotRenewable(failure.message, failure.hint) from None

@@ -59,7 +59,11 @@ class Shown:
 
 
 class DeviceLogin:
-    """One of a service. `header`: where proxies put the client's certificate; blank: nowhere."""
+    """One of a service. `header`: where proxies put the client's certificate; blank: nowhere.
+
+    Who shows wrong passwords has to wait (`Lockout`); who shows the right one does not, however many come from one address: a
+    plant behind one address renews as one.
+    """
 
     def __init__(
         self,
@@ -114,7 +118,6 @@ class DeviceLogin:
         return Shown(user, serial, client)
 
     async def _by_password(self, request: web.Request, client: str) -> Shown:
-        self._rates.look(client)
         header = request.headers.get(hdrs.AUTHORIZATION, "")
         hint = "show your client certificate, or your name and password (HTTP Basic)"
         if not header:
