@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PROJECT := pyproject.toml setup.py
+# Tests wait more than they work, so that three at once take half the time on two cores; a module's tests stay together.
+WORKERS ?= 3
 SOURCES := $(shell find tstack -name '*.py')
 
-.PHONY: run test test-compiled services lint bench clean
+.PHONY: run test test-compiled services lint bench fuzz clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/tstack up --data-dir var --certs-dir certs
 
 test: $(VENV)/dev.stamp services lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The real services that tests are run against; what cannot be installed is named, and its tests are skipped.
 services:
@@ -31,9 +33,14 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp services
 	$(BIN)/python -m tests.bench
 
+# Long runs of everything that `make test` fuzzes for a moment: FUZZ_SECONDS for each of the TARGETS.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.fuzz -seconds $(FUZZ_SECONDS) $(TARGETS)
+
 # What can be made again. State (var) and certificates (certs) stay.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made.stamp:

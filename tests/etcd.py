@@ -227,7 +227,7 @@ class Etcd:
             context.load_cert_chain(*self.client)
         try:
             with urllib.request.urlopen(f"{self.endpoint}/health", timeout=2, context=context) as answer:
-                return json.load(answer)["health"] == "true"
+                return bool(json.load(answer)["health"] == "true")
         except (urllib.error.URLError, OSError, ValueError):
             return False
 

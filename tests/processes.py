@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 import pytest
 
@@ -58,11 +59,23 @@ def need(program: str) -> str:
 
     path = which(program) or which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
     if path is None:
-        reason = f"{program} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI runs with every real service")
-        pytest.skip(reason)
+        lacking(f"{program} is not installed")
     return path
+
+
+def module(name: str) -> Any:
+    """A package of the dev extra that only tests need. Missing: as with `need`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        lacking(f"{name} is not installed (pip install '.[dev]')")
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skip the test for want of something of other people's; CI, where nothing may be missing, fails."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI runs with every real service and client")
+    pytest.skip(reason)
 
 
 def command(name: str) -> list[str]:

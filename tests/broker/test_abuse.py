@@ -161,7 +161,7 @@ async def test_publishers_go_on_as_fast_as_a_receiver_reads() -> None:
             assert (await sender.packet())[2:] == pid.to_bytes(2, "big")
 
 
-async def test_log_lines_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_sec_44_log_lines_cannot_be_forged(caplog: pytest.LogCaptureFixture) -> None:
     """SEC-44: what a client chooses is escaped and cut; a password is never there."""
     caplog.set_level(logging.DEBUG)
     async with serving() as broker:

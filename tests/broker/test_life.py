@@ -195,7 +195,7 @@ async def test_ready_only_while_it_serves() -> None:
         assert (await fetched(port, "/healthz"))[0] == 200
 
 
-async def test_a_store_that_is_away_degrades_and_takes_nothing_away(tmp_path: Path) -> None:
+async def test_sec_60_a_store_that_is_away_degrades_and_takes_nothing_away(tmp_path: Path) -> None:
     """SEC-60: known users are served from the last snapshot, strangers are refused, and changes arrive when it is back."""
     from tstack.store.etcd import EtcdStore
 

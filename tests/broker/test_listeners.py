@@ -62,6 +62,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 # -- WebSocket ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("5.0 6.0.0-2 6.0.0-4", "3.1.1 6.0.0-2 6.0.0-4")
 async def test_mqtt_over_websocket() -> None:
     """[MQTT-6.0.0-2]: packets that share a message, and one that is spread over many."""
     async with open_to_all(ws=(ANY,)) as broker, dialled(broker.port("ws")) as client:
@@ -136,6 +137,7 @@ async def test_the_end_by_the_client() -> None:
         (b"\x82\xff" + (1 << 40).to_bytes(8, "big") + b"mask", 1009),
     ],
 )
+@pytest.mark.proves("5.0 6.0.0-1", "3.1.1 6.0.0-1")
 async def test_offences_are_told_in_both_languages(frame: bytes, code: int, caplog: pytest.LogCaptureFixture) -> None:
     """[MQTT-6.0.0-1]: MQTT 5.0 is told with a DISCONNECT, WebSocket with a Close; others are not disturbed."""
     async with open_to_all(ws=(ANY,)) as broker:
@@ -183,7 +185,7 @@ async def test_the_deadline_holds_from_the_first_byte(start: bytes) -> None:
         writer.close()
 
 
-async def test_pages_of_other_origins_are_refused() -> None:
+async def test_sec_42_pages_of_other_origins_are_refused() -> None:
     """Its own host's and those allowed by name are not."""
     async with open_to_all(ws=(ANY,), origins=frozenset({"https://app.example"})) as broker:
         port = broker.port("ws")
@@ -208,7 +210,7 @@ async def test_an_orderly_stop_closes_websockets() -> None:
         await stop
 
 
-async def test_secure_websocket_with_a_client_certificate(tmp_path: Path) -> None:
+async def test_sec_65_secure_websocket_with_a_client_certificate(tmp_path: Path) -> None:
     """SEC-65: who it is comes from the certificate, and where one is demanded nobody gets in without."""
     certificates = Certificates(tmp_path)
     identity = certificates.client("ann")
@@ -308,7 +310,7 @@ async def until_read(tls: ssl.SSLObject, reader: asyncio.StreamReader, incoming:
 
 
 @pytest.mark.parametrize("name", ["another protocol", "TLS", "v1 without CRLF", "v2 TLV overrun", "v2 command 2"])
-async def test_no_header_no_connection(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_sec_46_no_header_no_connection(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """SEC-46: without a word, as the client could not understand one."""
     async with serving(proxied("mqtt")) as broker:
         peer = await Peer.dial(broker.port())
@@ -318,7 +320,7 @@ async def test_no_header_no_connection(name: str, caplog: pytest.LogCaptureFixtu
         assert not broker.broker.connections
 
 
-async def test_a_header_from_somebody_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_sec_46_a_header_from_somebody_else(caplog: pytest.LogCaptureFixture) -> None:
     """SEC-46: a peer that is not trusted is not listened to, header or not."""
     async with serving(proxied("mqtt", trusted="10.0.0.0/8")) as broker:
         peer = await Peer.dial(broker.port())
@@ -328,7 +330,7 @@ async def test_a_header_from_somebody_else(caplog: pytest.LogCaptureFixture) -> 
         assert "it is no proxy that is trusted" in caplog.text
 
 
-async def test_where_it_is_off_a_header_is_no_mqtt() -> None:
+async def test_sec_46_where_it_is_off_a_header_is_no_mqtt() -> None:
     """Nobody can forge an address on another listener."""
     async with serving(proxied("ws", ws=(ANY,))) as broker:
         peer = await Peer.dial(broker.port("mqtt"))
@@ -336,7 +338,7 @@ async def test_where_it_is_off_a_header_is_no_mqtt() -> None:
         assert await peer.rest() == b""
 
 
-async def test_a_header_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sec_46_a_header_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its time; and a stop does not wait for it."""
     monkeypatch.setattr("tstack.broker.acceptor.PROXY_HEADER", 0.3)
     async with serving(proxied("mqtt")) as broker:
@@ -457,7 +459,7 @@ async def refused(port: int, context: ssl.SSLContext) -> bool:
     return False
 
 
-async def test_a_new_crl_ends_what_it_revokes_and_nothing_else(site: Site) -> None:
+async def test_sec_65_a_new_crl_ends_what_it_revokes_and_nothing_else(site: Site) -> None:
     """At once, also where the broker's own list knows nothing of it; and it keeps them out."""
     one, two = site.certificates.client("ann"), site.certificates.client("ann")
     await site.broker.add("ann", serials=(one.serial, two.serial))
@@ -473,7 +475,7 @@ async def test_a_new_crl_ends_what_it_revokes_and_nothing_else(site: Site) -> No
     assert not await refused(port, two.context())
 
 
-async def test_a_new_ca_replaces_the_old_one(site: Site, tmp_path: Path) -> None:
+async def test_sec_65_a_new_ca_replaces_the_old_one(site: Site, tmp_path: Path) -> None:
     """SEC-65: the old one's certificates open nothing any more, not by a resumed TLS session either; who is in stays."""
     fresh = Certificates(tmp_path / "fresh")
     old, new = site.certificates.client("ann"), fresh.client("ann")

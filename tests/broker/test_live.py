@@ -31,7 +31,7 @@ async def flows(sender: Peer, receiver: Peer, topic: str) -> bool:
     return True
 
 
-async def test_rights_begin_and_end_while_connected() -> None:
+async def test_sec_55_rights_begin_and_end_while_connected() -> None:
     """Messages really stop, and start after the next SUBSCRIBE, on the connection that is there."""
     async with serving() as broker:
         await broker.add("ann", "a", "t/#")
@@ -75,7 +75,7 @@ async def kick(broker: Serving) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("change", [change_password, disable, delete, kick])
-async def test_connections_end_within_a_second(change: object, version: int) -> None:
+async def test_sec_59_connections_end_within_a_second(change: object, version: int) -> None:
     """5.0 is told 0x98; other users do not notice."""
     async with serving() as broker:
         await broker.add("ann", "a")
@@ -134,7 +134,7 @@ async def test_a_user_record_that_makes_no_sense_ends_the_user() -> None:
         assert await again.ask("ann", "a") == 4
 
 
-async def test_a_retained_message_and_a_will_of_a_deleted_user() -> None:
+async def test_sec_54_a_retained_message_and_a_will_of_a_deleted_user() -> None:
     """SEC-54: neither comes any more."""
     async with serving() as broker:
         await broker.add("ann", "a")

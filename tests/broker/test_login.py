@@ -44,7 +44,7 @@ async def test_passwords() -> None:
             await peer.close()
 
 
-async def test_a_password_is_not_cut_at_72_bytes() -> None:
+async def test_sec_63_a_password_is_not_cut_at_72_bytes() -> None:
     """SEC-63: bcrypt looks at 72 bytes; what is longer is wrong, not cut."""
     async with serving() as broker:
         await broker.add("ann", "p" * 72)
@@ -94,7 +94,7 @@ async def test_an_authentication_method_of_5_is_refused() -> None:
         assert await peer.rest() == b""
 
 
-async def test_no_users_is_not_everybody() -> None:
+async def test_sec_61_no_users_is_not_everybody() -> None:
     """SEC-61."""
     async with serving() as broker:
         for name in (None, "", "anonymous", "ann"):
@@ -147,7 +147,7 @@ async def test_a_certificate_is_enough(tmp_path: Path) -> None:
             await peer.close()
 
 
-async def test_a_certificate_of_another_user_is_refused(tmp_path: Path) -> None:
+async def test_sec_65_a_certificate_of_another_user_is_refused(tmp_path: Path) -> None:
     """SEC-65: not even with the right password; one certificate is one user."""
     certificates = Certificates(tmp_path)
     async with serving(certificates.options()) as broker:
@@ -160,7 +160,7 @@ async def test_a_certificate_of_another_user_is_refused(tmp_path: Path) -> None:
         await peer.close()
 
 
-async def test_certificates_that_no_longer_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_sec_65_certificates_that_no_longer_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """SEC-65: revoked, not in the user's record, of a user who is deleted, disabled or was never there."""
     certificates = Certificates(tmp_path)
     async with serving(certificates.options()) as broker:
@@ -194,7 +194,7 @@ async def test_certificates_that_no_longer_count(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize("kind", ["expired", "of a stranger's CA"])
 @pytest.mark.parametrize("client_certificate", ["optional", "required"])
-async def test_certificates_that_tls_refuses(tmp_path: Path, kind: str, client_certificate: str) -> None:
+async def test_sec_65_certificates_that_tls_refuses(tmp_path: Path, kind: str, client_certificate: str) -> None:
     """The handshake fails: such a client does not fall back to a password."""
     certificates = Certificates(tmp_path / "ours")
     if kind == "expired":

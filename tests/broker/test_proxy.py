@@ -45,6 +45,7 @@ BAD = {
     "lower case": b"proxy TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
     "v1 without CRLF": b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883".ljust(V1_SIZE, b"0"),
     "v1 with LF alone": b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883\n",
+    "v1 UNKNOWN with LF in it": b"PROXY UNKNOWN ffff::1\nffff::2 1 2\r\n",
     "v1 CRLF too late": b"PROXY UNKNOWN".ljust(V1_SIZE - 1, b"x") + b"\r\n",
     "v1 empty": b"PROXY \r\n",
     "v1 UDP": b"PROXY UDP4 192.0.2.1 192.0.2.2 1 2\r\n",
@@ -91,7 +92,7 @@ def test_a_header_in_parts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_no_header(name: str) -> None:
+def test_sec_46_no_header(name: str) -> None:
     """It is refused, and when it comes byte by byte not later than with its last one."""
     with pytest.raises(ProxyError):
         parse(BAD[name])

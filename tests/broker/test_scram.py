@@ -7,8 +7,11 @@ import pytest
 from tests.broker.serving import Peer, Serving, serving
 from tests.routing.wire import connect, frame, publish, text, varint
 from tests.scram import ScramClient
+from tstack.broker.server import Options
 from tstack.identity import admin
+from tstack.identity.bans import ADDRESS
 from tstack.identity.passwords import DEVICE_COST, hash_password, scram_verifier
+from tstack.routing.limits import Limits
 
 METHOD = b"\x15" + text("SCRAM-SHA-256")
 
@@ -56,6 +59,7 @@ async def login(broker: Serving) -> Peer:
     return peer
 
 
+@pytest.mark.proves("5.0 4.12.0-2 4.12.0-3 4.12.0-5 4.12.1-1")
 async def test_login_and_again() -> None:
     """5.0 [MQTT-4.12.0-2, -3, -5], 5.0 [MQTT-4.12.1-1]: and everything else goes on meanwhile."""
     async with serving() as broker:
@@ -88,6 +92,7 @@ async def test_the_first_message_may_come_later() -> None:
 
 
 @pytest.mark.parametrize("who", ["ann", "nobody", "plain"])
+@pytest.mark.proves("5.0 4.12.0-4 3.1.4-2")
 async def test_a_wrong_password_an_unknown_user_and_one_without_a_verifier_look_the_same(who: str) -> None:
     """5.0 [MQTT-4.12.0-4]: 0x87 and the end."""
     async with serving() as broker:
@@ -124,6 +129,7 @@ async def test_another_user_than_the_connect_says() -> None:
 @pytest.mark.parametrize(
     "packet", [b"\xc0\x00", publish("a", version=5), auth(0x18, b"x", b"\x15" + text("OTHER")), auth(0x00, b"x")]
 )
+@pytest.mark.proves("5.0 3.1.2-30 3.14.0-1 4.12.0-5")
 async def test_nothing_but_the_answer_is_taken_before_connack(packet: bytes) -> None:
     """5.0 [MQTT-3.1.2-30], 5.0 [MQTT-3.14.0-1]: the connection ends, and no DISCONNECT comes before a CONNACK."""
     async with serving() as broker:
@@ -132,6 +138,7 @@ async def test_nothing_but_the_answer_is_taken_before_connack(packet: bytes) -> 
         assert await peer.rest() == b""
 
 
+@pytest.mark.proves("5.0 4.12.1-2")
 async def test_a_login_again_that_fails() -> None:
     """5.0 [MQTT-4.12.1-2]: DISCONNECT 0x87 and the end; for another user, too."""
     async with serving() as broker:
@@ -146,11 +153,41 @@ async def test_a_login_again_that_fails() -> None:
             assert await peer.rest() == b"\xe0\x01\x87"
 
 
-async def test_an_auth_that_is_no_answer() -> None:
-    """5.0 [MQTT-4.12.0-3]."""
+async def test_logins_again_that_fail_get_the_address_banned() -> None:
+    """Somebody who is in is not let guess at passwords without end: as with CONNECT, but each try costs a login."""
+    options = Options(trusted=(), limits=Limits(login_failures=4, login_backoff=0.0))
+    async with serving(options) as broker:
+        await add(broker, "ann", "secret")
+        gate = broker.broker.gate
+        for number in range(4):
+            assert gate.bans.find(ADDRESS, "127.0.0.1") is None
+            peer = await login(broker)
+            client = ScramClient("ann", f"wrong{number}")
+            peer.write(auth(0x19, client.first))
+            peer.write(auth(0x18, client.final(told(await peer.packet(), 0x18))))
+            assert await peer.rest() == b"\xe0\x01\x87"
+        assert gate.bans.find(ADDRESS, "127.0.0.1") is not None
+        assert broker.broker.router.counters.hits["login_failures"] == 1
+
+
+@pytest.mark.proves("5.0 4.12.1-1")
+async def test_a_login_again_by_another_method() -> None:
+    """5.0 [MQTT-4.12.1-1]: an error, whatever the method is."""
     async with serving() as broker:
         await add(broker, "ann", "secret")
         peer = await login(broker)
-        peer.write(auth(0x18, b"x"))
+        peer.write(auth(0x19, ScramClient("ann", "secret").first, b"\x15" + text("OTHER")))
+        rest = await peer.rest()
+        assert (rest[0], rest[2]) == (0xE0, 0x82)
+
+
+@pytest.mark.proves("5.0 4.12.0-3 3.15.2-1")
+@pytest.mark.parametrize("code", [0x18, 0x00, 0x01, 0x87])
+async def test_an_auth_that_is_no_answer(code: int) -> None:
+    """5.0 [MQTT-4.12.0-3], 5.0 [MQTT-3.15.2-1]: out of turn, with the broker's code, or one that AUTH has not."""
+    async with serving() as broker:
+        await add(broker, "ann", "secret")
+        peer = await login(broker)
+        peer.write(auth(code, b"x"))
         rest = await peer.rest()
         assert (rest[0], rest[2]) == (0xE0, 0x82)

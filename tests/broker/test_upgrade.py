@@ -74,7 +74,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name: str) -> None:
+def test_sec_42_what_is_refused(name: str) -> None:
     data, status = REFUSED[name]
     with pytest.raises(UpgradeError) as caught:
         upgrade(data, Policy())
@@ -113,7 +113,7 @@ ORIGINS = [
 
 
 @pytest.mark.parametrize(("origin", "host", "allowed", "is_tls", "is_in"), ORIGINS)
-def test_origins(origin: str | None, host: str, allowed: tuple[str, ...], is_tls: bool, is_in: bool) -> None:
+def test_sec_42_origins(origin: str | None, host: str, allowed: tuple[str, ...], is_tls: bool, is_in: bool) -> None:
     """None, the broker's own, or one that is allowed by name."""
     data = head(Host=host, Origin=origin)
     if is_in:

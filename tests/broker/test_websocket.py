@@ -67,7 +67,7 @@ def test_the_handshake_byte_by_byte() -> None:
         (head() + b"\r\n\r\n" + masked(BINARY, b"\x10"), 400),
     ],
 )
-def test_a_handshake_that_is_refused(data: bytes, status: int) -> None:
+def test_sec_42_a_handshake_that_is_refused(data: bytes, status: int) -> None:
     """One answer in HTTP, and nothing is read any more."""
     socket = WebSocket(Policy())
     assert socket.receive(data) == b""
@@ -78,7 +78,26 @@ def test_a_handshake_that_is_refused(data: bytes, status: int) -> None:
     assert said(socket) == b""
 
 
-def test_a_head_without_end_is_not_kept() -> None:
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\xc7ET /mqtt HTTP/1.1\r\n\r\n", 400),
+        (b"get /mqtt HTTP/1.1\r\n\r\n", 400),
+        (b"\x10" * (HEAD + 5), 400),
+        (head(more="X: " + "y" * (HEAD - 9 - len(head()))) + b"\r\n\r\n", 101),
+        (head(more="X: " + "y" * (HEAD - 8 - len(head()))) + b"\r\n\r\n", 431),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_the_answer_does_not_depend_on_the_pieces(data: bytes, status: int, step: int) -> None:
+    """What is refused on its first byte is refused like that as a whole; the bound counts the head with its end."""
+    socket = WebSocket(Policy())
+    for at in range(0, len(data), step):
+        socket.receive(data[at : at + step])
+    assert said(socket).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_sec_42_a_head_without_end_is_not_kept() -> None:
     """It is refused as soon as it is too long, however small its pieces are."""
     socket = WebSocket(Policy())
     for _ in range(HEAD):
@@ -145,6 +164,7 @@ def test_any_messages_in_any_pieces(messages: list[tuple[bytes, int]], step: int
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+@pytest.mark.proves("5.0 6.0.0-1", "3.1.1 6.0.0-1")
 def test_what_is_sent_is_one_binary_frame(size: int) -> None:
     """Unmasked, with a length as short as can be."""
     payload = b"x" * size
@@ -189,7 +209,7 @@ OFFENCES = {
 
 @pytest.mark.parametrize("name", OFFENCES)
 @pytest.mark.parametrize("step", [1, 100_000])
-def test_an_offence(name: str, step: int) -> None:
+def test_sec_42_an_offence(name: str, step: int) -> None:
     """One Close with its code; what came before counts, what comes after does not."""
     data, code = OFFENCES[name]
     socket = opened(1000)
@@ -202,7 +222,7 @@ def test_an_offence(name: str, step: int) -> None:
     assert said(socket) == b"\x88\x02" + code.to_bytes(2, "big")
 
 
-def test_a_flood_of_pings_gets_one_answer() -> None:
+def test_sec_42_a_flood_of_pings_gets_one_answer() -> None:
     """RFC 6455 5.5.3: to the last one; and an answer that could not be sent yet gives way to the next."""
     socket = opened()
     socket.receive(b"".join(masked(PING, b"%d" % number) for number in range(10_000)))

@@ -107,6 +107,7 @@ def test_a_list_of_hardware_ids_by_hand_from_a_file_and_from_a_pipe(
 
 
 def test_derived_secrets(key: Key, tmp_path: Path) -> None:
+    assert f"sealed with {tmp_path / 'certs' / 'seal.key'}" in key.ok("add", "other", "-derived")
     secret = key.json("add", "plant", "-derived")[0]["RegistrationKey"]
     assert stat.S_IMODE((tmp_path / "certs" / "seal.key").stat().st_mode) == 0o600
     assert key.json("derive", "plant", "AA:BB") == [{"HardwareId": "AA:BB", "RegistrationKey": derive(secret, "AA:BB")}]

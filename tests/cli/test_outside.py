@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.processes import PATIENCE, ROOT, Running, command, free_port, need, run, wait_until
 from tests.routing.wire import connect, publish
+from tstack.cli import serve
 from tstack.pki.authority import Authority
 from tstack.pki.files import CertsFolder
+from tstack.pki.revocation import build_crl
 from tstack.service import Life, Watchdog, notify
 
 # -- tserve -check-config --------------------------------------------------------------------------------------------------
@@ -90,6 +96,70 @@ def test_what_is_bad_is_named(tmp_path: Path, flags: list[str], expected: str) -
     assert "secret-word" not in text
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "expected"),
+    [
+        (["-addr=0.0.0.0:1883", "-addrWs=127.0.0.1:1883"], 1, "127.0.0.1:1883 and 0.0.0.0:1883 cannot both be had"),
+        (["-addr=0.0.0.0:1883"], 0, "passwords travel on it as they are"),
+        (["-addr=0.0.0.0:1883", "-proxyprotocol=mqtt", "-trustproxies=10.0.0.1"], 0, "mqtt: from proxies alone"),
+        (["-proxyprotocol=ws", "-trustproxies=10.0.0.1"], 0, "there is no listener ws"),
+        (["-proxyprotocol=mqtt"], 2, "-proxyprotocol needs -trustproxies"),
+        (["-proxyprotocol=mqtt", "-trustproxies=0.0.0.0/0"], 0, "everybody may say where a connection comes from"),
+        (["-addrAdmin=0.0.0.0:9883"], 0, "shows metrics and health to whoever reaches it"),
+        (["-authentication=false"], 0, "is open to everybody"),
+        (["-origins=*"], 0, "any web page may connect"),
+        (["-origins=app.example.org"], 1, "app.example.org is no origin"),
+        (["-addrUnix={folder}/nowhere/x.sock"], 1, "is not there or not writable"),
+        (["-addrUnix={folder}/certs/ca.crt"], 1, "is there, and is no socket"),
+        (["-addrUnix=/tmp/" + "x" * 110], 1, "is longer than 107 bytes"),
+        (["-addrUnix={folder}/x.sock", "-unixmode=0666"], 0, "all of this machine may connect"),
+        (["-addrUnix={folder}/x.sock"], 0, "x.sock, mode 0660"),
+        (["-snicerts={folder}/no.crt:{folder}/no.key"], 1, "no.crt"),
+        (["-snicerts={folder}/certs/mqtt.crt:{folder}/certs/ca.key"], 1, "is not the key of"),
+        (["-snicerts={folder}/certs/mqtt.crt:{folder}/certs/mqtt.key"], 0, "SNI certificate"),
+        (["-crlfile={folder}/certs/ca.crt"], 1, "holds no certificate revocation list"),
+        (["-crlfile={folder}/certs/ca.crl"], 0, "ca.crl, 0 entries"),
+        (["-crlfile={folder}/soon.crl"], 0, "soon.crl, 0 entries, good until"),
+        (["-crlfile={folder}/other.crl"], 1, "is signed by none of the CAs"),
+        (["-crlfile={folder}/certs/ca.crl", "-clientcert=off"], 0, "is of no use with -clientcert=off"),
+        (["-crlfile={folder}/certs/ca.crl", "-addrTls="], 0, "is of no use: nothing listens with TLS"),
+        (["-durability=none"], 0, "nothing outlives the broker"),
+        (["-data-dir={folder}/foreign"], 1, "journal.db is a database of some other program"),
+        (["-data-dir={folder}/damaged"], 1, "journal.db is no journal, or is damaged"),
+    ],
+)  # fmt: skip
+def test_what_listeners_and_journal_are_set_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, expected: str
+) -> None:
+    """Everything that a broker can be told to listen on, and where it keeps its sessions; warnings leave the exit code 0."""
+    folder = CertsFolder(tmp_path / "certs")
+    authority = folder.prepare()
+    assert authority is not None
+    folder.write_crl(build_crl(authority, (), timedelta(days=7)))
+    (tmp_path / "soon.crl").write_text(build_crl(authority, (), timedelta(days=1)))
+    stranger = CertsFolder(tmp_path / "stranger").ensure_authority()
+    (tmp_path / "other.crl").write_text(build_crl(stranger, (), timedelta(days=7)))
+    for name in ("foreign", "damaged"):
+        (tmp_path / name).mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "foreign" / "journal.db")) as database:
+        database.execute("CREATE TABLE somebodys (x)")
+    (tmp_path / "damaged" / "journal.db").write_bytes(b"not a database" * 50)
+    before = sorted(tmp_path.rglob("*"))
+    where = [f"-data-dir={tmp_path / 'var'}", f"-certs-dir={tmp_path / 'certs'}"]
+    got = serve.main(["-check-config", *where, *(flag.format(folder=tmp_path) for flag in flags)])
+    text = "".join(capsys.readouterr())
+    assert (got, expected in text) == (code, True), text
+    assert sorted(tmp_path.rglob("*")) == before, "it has made something"
+
+
+def test_a_journal_of_ours_is_well_while_its_broker_runs(tmp_path: Path) -> None:
+    with tserve(tmp_path) as program:
+        program.wait_for("authentication is off")
+        done = run([*command("tserve"), "-check-config", "-addrTls=", f"-data-dir={tmp_path / 'var'}"])
+        assert (done.returncode, "journal.db, -durability=commit" in done.stdout) == (0, True), done.stdout
+        assert program.stop() == 0
+
+
 def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     """The key of another certificate; a CA without its key, and nothing to serve with."""
     folder = CertsFolder(tmp_path / "certs")
@@ -147,6 +217,44 @@ def test_sighup_reads_the_settings_again(tmp_path: Path) -> None:
         program.wait_for("taken up at the next start: durability")
         assert program.stop() == 0
         assert "Traceback" not in program.output
+
+
+def test_sighup_takes_up_what_can_change_in_a_running_broker(tmp_path: Path) -> None:
+    """Limits, networks and origins at once, each with its old and its new value; what clients were told, and ports, not."""
+    config = tmp_path / "tserve.yml"
+    config.write_text("limit: packet=1MiB topic_levels=5\n")
+    with tserve(tmp_path, f"-config={config}") as program:
+        url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
+        config.write_text(
+            "limit: packet=2MiB message_rate=100 ban=10m\ntrusted: 10.0.0.0/8\norigins: https://a.example\n"
+            "trustproxies: 10.1.1.1\ndurability: none\n"
+        )
+        hang_up(program, r"settings reloaded: ")
+        said = program.wait_for("settings reloaded: (.*)")[1]
+        for words in (
+            "limit topic_levels 5 -> 128", "limit message_rate 0 -> 100", "limit ban 5m -> 10m",
+            "trusted 127.0.0.0/8 ::1/128 -> 10.0.0.0/8", "origins (none) -> https://a.example",
+            "trustproxies (none) -> 10.1.1.1/32",
+        ):  # fmt: skip
+            assert words in said
+        waits = program.wait_for("taken up at the next start: (.*)")[1]
+        assert sorted(waits.split(", ")) == ["durability", "limit packet 1MiB -> 2MiB"]
+        shown = fetch(f"{url}/metrics")
+        assert 'tstack_limit{name="message_rate"} 100' in shown
+        assert f'tstack_limit{{name="packet"}} {1 << 20}' in shown
+        config.write_text("proxyprotocol: mqtt\n")
+        hang_up(program, "the settings stay as they are: -proxyprotocol needs -trustproxies")
+        config.write_text("limit: packet=1MiB topic_levels=0\n")
+        hang_up(program, "the settings stay as they are: .*topic_levels")
+        assert fetch(f"{url}/metrics").count("\n") == shown.count("\n")
+        assert program.stop() == 0
+        assert "Traceback" not in program.output
+
+
+def fetch(url: str) -> str:
+    """What the admin listener answers."""
+    with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
+        return str(reply.read().decode())
 
 
 def hang_up(program: Running, expected: str) -> None:

@@ -125,12 +125,12 @@ async def test_the_store_is_open_within_and_closed_after(tmp_path: Path) -> None
         await store.get("/a")
 
 
-async def test_a_store_that_comes_late_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_store_that_comes_late_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Etcd(tmp_path) as etcd:
         etcd.kill()
 
         async def later() -> None:
-            while "waiting" not in capsys.readouterr().err:
+            while "waiting" not in caplog.text:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(etcd.restart)
 
@@ -138,18 +138,18 @@ async def test_a_store_that_comes_late_is_waited_for(tmp_path: Path, capsys: pyt
         async with opened(EtcdStore([etcd.endpoint], timeout=1), 60) as store:
             await store.put("/a", b"1")
         await starter
-    assert capsys.readouterr().err == "the store is there\n"
+    assert caplog.messages[-1] == "the store is there"
 
 
-async def test_a_store_that_stays_away_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_store_that_stays_away_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     store = EtcdStore([f"http://127.0.0.1:{free_port()}"], timeout=0.5)
     with pytest.raises(StoreUnavailable):
         async with opened(store, 1.2):
             pytest.fail("it cannot be open")
-    assert capsys.readouterr().err.count("waiting up to 1.2 s for the store: ") == 1
+    assert [line.startswith("waiting up to 1.2 s for the store: ") for line in caplog.messages] == [True]
 
 
-async def test_a_stop_ends_the_wait(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_stop_ends_the_wait(caplog: pytest.LogCaptureFixture) -> None:
     stopping = asyncio.Event()
 
     async def wait() -> None:
@@ -157,7 +157,7 @@ async def test_a_stop_ends_the_wait(capsys: pytest.CaptureFixture[str]) -> None:
             pytest.fail("it cannot be open")
 
     waiting = asyncio.create_task(wait())
-    while "waiting" not in capsys.readouterr().err:
+    while "waiting" not in caplog.text:
         await asyncio.sleep(0.01)
     stopping.set()
     with pytest.raises(service.Stopped):

@@ -178,6 +178,21 @@ def test_a_store_that_is_down_is_waited_for_but_not_for_ever(tmp_path: Path) -> 
     assert endpoint in said
 
 
+def test_waiting_for_the_store_is_json_where_the_log_is(tmp_path: Path) -> None:
+    etcd = Etcd(tmp_path)
+    args = [*command("treg"), "-port=0", "-regkey=x", f"-certs-dir={tmp_path}/certs", f"-etcdhosts={etcd.endpoint}"]
+    with Running([*args, "-logformat=json"]) as running:
+        try:
+            running.wait_for("waiting up to 60 s for the store")
+            etcd.start()
+            running.wait_for("listening on")
+            assert running.stop() == 0
+        finally:
+            etcd.stop()
+        messages = [json.loads(line)["message"] for line in running.output.splitlines()]
+    assert "the store is there" in messages
+
+
 def test_a_store_that_comes_late_is_enough(tmp_path: Path) -> None:
     etcd = Etcd(tmp_path)
     args = [*command("treg"), "-port=0", "-regkey=x", f"-certs-dir={tmp_path}/certs", f"-etcdhosts={etcd.endpoint}"]

@@ -198,7 +198,7 @@ def test_sub_commands_and_their_help() -> None:
 
 def doctor(folder: Path, *flags: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """Exit code, and what was found by the name of the check."""
-    done = run([*command("tstack"), "doctor", "--json", "-addr=", "-addrTls=", *flags], cwd=folder)
+    done = run([*command("tstack"), "doctor", "--json", "-addr=127.0.0.1:0", "-addrTls=", *flags], cwd=folder)
     assert done.stderr == ""
     findings = json.loads(done.stdout)
     assert all(finding["hint"] for finding in findings if finding["state"] == "bad"), findings
@@ -228,6 +228,28 @@ def test_doctor_beside_a_running_stack(tmp_path: Path, certs: str) -> None:
         assert found["server certificate"][0] == "ok"
 
 
+def test_doctor_asks_every_kind_of_listener(tmp_path: Path) -> None:
+    """WebSocket, Unix socket and admin listener of a broker that runs; each of them in the wrong place is bad."""
+    socket_path = tmp_path / "mqtt.sock"
+    tserve = [
+        *command("tserve"),
+        *ANYWHERE[:1],
+        "-addrTls=",
+        "-addrAdmin=127.0.0.1:0",
+        "-addrWs=127.0.0.1:0",
+        f"-addrUnix={socket_path}",
+    ]
+    with Running([*tserve, f"-data-dir={tmp_path}/other"], cwd=tmp_path) as broker:
+        admin = broker.wait_for(r"listening on http://(\S+) for")[1]
+        web, plain = (broker.wait_for(rf"listening on {scheme}://(\S+)")[1] for scheme in ("ws", "mqtt"))
+        code, found = doctor(tmp_path, f"-addrWs={web}", f"-addrAdmin={admin}", f"-addrUnix={socket_path}")
+        for where in (f"port {web}", f"port {admin}", f"socket {socket_path}"):
+            assert found[where] == ("ok", "a broker answers")
+        assert code == 0
+        code, found = doctor(tmp_path, f"-addrWs={plain}", f"-addrAdmin={web}")
+        assert (code, found[f"port {plain}"][0], found[f"port {web}"][0]) == (1, "bad", "bad")
+
+
 def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     folder = CertsFolder(tmp_path / "certs")
     folder.prepare()
@@ -255,6 +277,6 @@ def test_doctor_warns_of_a_key_that_others_can_read(tmp_path: Path) -> None:
 
 
 def test_doctor_for_people(tmp_path: Path) -> None:
-    done = run([*command("tstack"), "doctor", "-addr=", "-addrTls="], cwd=tmp_path)
+    done = run([*command("tstack"), "doctor", "-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin="], cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(r"^\d+ checks, 0 bad, \d+ to look at$", done.stdout, re.MULTILINE)

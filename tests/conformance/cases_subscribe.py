@@ -9,11 +9,18 @@ case("SUBSCRIBE is answered in order", "3.8.4-1 3.8.4-2 3.8.4-5 3.8.4-6 3.8.4-7 
     lambda k: [k.hello(), k.sub((k.t, 2), (f"{k.t}/b", 0), (f"{k.t}/c", 1), pid=0xFFFF)]
 )  # fmt: skip
 case("UNSUBSCRIBE is answered, whatever it names",
-     "3.10.4-4 3.10.4-5 3.10.4-6 3.11.3-1 3.11.3-2 2.2.1-6 3.10.4-1", "3.10.4-4 3.10.4-5 3.10.4-6 2.3.1-7 3.10.4-1")(
+     "3.10.4-4 3.10.4-5 3.10.4-6 3.11.3-1 3.11.3-2 2.2.1-6", "3.10.4-4 3.10.4-5 3.10.4-6 2.3.1-7")(
     lambda k: [
         k.hello(), k.sub((k.t, 0), (f"{k.t}/+", 0)),
         k.unsub(f"{k.t}/x", k.t, f"{k.t}/#", f"{k.t}/+", codes=b"\x11\x00\x11\x00", pid=0x0102),
         Step("a", k.publish()),
+    ]
+)  # fmt: skip
+case("UNSUBSCRIBE ends the filter of that very name, and none that matches it", "3.10.4-1", "3.10.4-1")(
+    lambda k: [
+        k.hello(), k.sub((f"{k.t}/+", 0), (f"{k.t}/a", 0)),
+        k.unsub(f"{k.t}/#", f"{k.t}/b", f"{k.t}/A", f"{k.t}/+/", codes=b"\x11" * 4), Step("a", k.publish(topic=f"{k.t}/b"), k.publish(topic=f"{k.t}/b")),
+        k.unsub(f"{k.t}/+", pid=3), Step("a", k.publish(topic=f"{k.t}/b") + k.publish(topic=f"{k.t}/a"), k.publish(topic=f"{k.t}/a")),
     ]
 )  # fmt: skip
 case("no new messages after UNSUBSCRIBE, and those on their way are finished", "3.10.4-2 3.10.4-3", "3.10.4-2 3.10.4-3")(
@@ -106,7 +113,7 @@ case("no local", "3.8.3-3")(
 )  # fmt: skip
 offence("no local on a shared subscription", lambda k: subscribe(1, ("$share/g/a", 4), version=5), 0x82, "3.8.3-4")
 for qos in (0, 1, 2):
-    case(f"subscription identifiers at QoS {qos}", "3.3.4-3 3.3.4-4 3.3.4-5")(
+    case(f"subscription identifiers at QoS {qos}", "3.3.4-3 3.3.4-4")(
         lambda k, q=qos: [  # type: ignore[misc]
             k.hello(), k.sub((k.t, q), properties=b"\x0b\x81\x01"), k.sub((f"{k.t}/#", q), properties=b"\x0b\x02", pid=2),
             k.sub((f"{k.t}/+", q), pid=3), k.hello("b"),
@@ -136,7 +143,7 @@ case("no answer larger than the client takes: SUBACK", "3.1.2-24")(
         k.bad(subscribe(1, *[(f"{k.t}/{n}", 0) for n in range(30)], version=5), 0x95),
     ]
 )  # fmt: skip
-case("a refusal in words", "3.9.2-1 3.9.2-2")(
+case("a refusal in words", "3.9.2-1")(
     lambda k: [
         k.hello(properties=b""),
         Step(
@@ -145,7 +152,7 @@ case("a refusal in words", "3.9.2-1 3.9.2-2")(
         ),
     ]
 )  # fmt: skip
-case("a refusal in words that do not fit", "3.9.2-1 3.9.2-2 3.11.2-1 3.11.2-2")(
+case("a refusal in words that do not fit", "3.9.2-1")(
     lambda k: [
         k.hello(properties=b"\x27\x00\x00\x00\x20"),
         Step("a", subscribe(1, ("a#", 0), version=5), b"\x90\x04\0\1\0\x8f"),

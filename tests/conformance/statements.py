@@ -72,7 +72,7 @@ MQTT5 = """\
 3.1.3-5 1 to 23 letters and digits are allowed
 3.1.3-6 an empty one is replaced by a unique one
 3.1.3-7 which the CONNACK tells
-3.1.3-8 a rejected one: 0x85 and close
+3.1.3-8 a rejected one: 0x85 and close @ the broker refuses no client identifier that is a string
 3.1.3-9 no will when the client is back in time
 3.1.3-10 order of a will's user properties
 3.1.3-11 will topic is UTF-8
@@ -104,7 +104,7 @@ MQTT5 = """\
 3.2.2-17 clients keep to the topic alias maximum
 3.2.2-18 no aliases from clients without a maximum @ client
 3.2.2-19 reason string only where it fits
-3.2.2-20 user properties only where they fit
+3.2.2-20 user properties only where they fit @ the broker adds none
 3.2.2-21 clients follow the server keep alive @ client
 3.2.2-22 else the client's keep alive holds
 3.3.1-1 DUP when sent again
@@ -144,7 +144,7 @@ MQTT5 = """\
 3.3.4-2 overlapping: the greatest QoS
 3.3.4-3 overlapping: subscription identifiers
 3.3.4-4 all of them in a single copy
-3.3.4-5 one in each of several copies
+3.3.4-5 one in each of several copies @ the broker sends a single copy
 3.3.4-6 no subscription identifier from clients
 3.3.4-7 clients keep to the receive maximum
 3.3.4-8 clients delay nothing else @ client
@@ -152,7 +152,7 @@ MQTT5 = """\
 3.3.4-10 and delays nothing else
 3.4.2-1 codes of PUBACK
 3.4.2-2 reason string only where it fits
-3.4.2-3 user properties only where they fit
+3.4.2-3 user properties only where they fit @ the broker adds none
 3.5.2-1 codes of PUBREC
 3.5.2-2 reason string only where it fits
 3.5.2-3 user properties only where they fit @ the broker adds none
@@ -178,7 +178,7 @@ MQTT5 = """\
 3.8.4-7 granted QoS or failure
 3.8.4-8 the lower QoS of the two
 3.9.2-1 reason string only where it fits
-3.9.2-2 user properties only where they fit
+3.9.2-2 user properties only where they fit @ the broker adds none
 3.9.3-1 codes in order
 3.9.3-2 codes of SUBACK
 3.10.1-1 flags of UNSUBSCRIBE
@@ -190,8 +190,8 @@ MQTT5 = """\
 3.10.4-4 UNSUBACK answers
 3.10.4-5 with the same identifier, always
 3.10.4-6 several filters, one answer
-3.11.2-1 reason string only where it fits
-3.11.2-2 user properties only where they fit
+3.11.2-1 reason string only where it fits @ the broker adds none
+3.11.2-2 user properties only where they fit @ the broker adds none
 3.11.3-1 codes in order
 3.11.3-2 codes of UNSUBACK
 3.12.4-1 PINGRESP
@@ -200,7 +200,7 @@ MQTT5 = """\
 3.14.2-1 codes of DISCONNECT
 3.14.2-2 no session expiry from the server
 3.14.2-3 reason string only where it fits
-3.14.2-4 user properties only where they fit
+3.14.2-4 user properties only where they fit @ the broker adds none
 3.14.4-1 nothing after DISCONNECT
 3.14.4-2 close after DISCONNECT
 3.14.4-3 0x00 discards the will
@@ -268,10 +268,10 @@ MQTT5 = """\
 4.12.1-2 failure closes
 4.13.1-1 errors close
 4.13.2-1 codes from 0x80 close
-6.0.0-1 WebSocket: binary frames @ the WebSocket listener has its own tests
-6.0.0-2 WebSocket: frames are no packets @ the WebSocket listener has its own tests
+6.0.0-1 WebSocket: binary frames
+6.0.0-2 WebSocket: frames are no packets
 6.0.0-3 WebSocket: clients offer mqtt @ client
-6.0.0-4 WebSocket: the server answers mqtt @ the WebSocket listener has its own tests
+6.0.0-4 WebSocket: the server answers mqtt
 """
 
 MQTT311 = """\
@@ -408,12 +408,12 @@ MQTT311 = """\
 4.7.3-4 nothing is normalised
 4.8.0-1 protocol violations close
 4.8.0-2 transient errors close
-6.0.0-1 WebSocket: binary frames @ the WebSocket listener has its own tests
-6.0.0-2 WebSocket: frames are no packets @ the WebSocket listener has its own tests
+6.0.0-1 WebSocket: binary frames
+6.0.0-2 WebSocket: frames are no packets
 6.0.0-3 WebSocket: clients offer mqtt @ client
-6.0.0-4 WebSocket: the server answers mqtt @ the WebSocket listener has its own tests
+6.0.0-4 WebSocket: the server answers mqtt
 7.0.0-1 a server that is a client too @ the broker opens no MQTT connections
-7.0.0-2 no extensions are required @ every test with other people's clients
+7.0.0-2 no extensions are required
 7.1.1-1 an ordered, lossless transport
 7.1.2-1 the same for clients @ client
 """

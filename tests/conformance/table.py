@@ -1,17 +1,21 @@
-"""docs/conformance.md, made from the statements, the cases and what code and tests cite.
+"""docs/conformance.md, made from the statements and from what the tests themselves say that they prove.
 
     python -m tests.conformance.table            print the table
     python -m tests.conformance.table --write    write it to docs/conformance.md
 
-A citation is `[MQTT-x.y.z-n]` in a source file; `5.0 [MQTT-...]` or `3.1.1 [MQTT-...]` says of which version, and one that does
-not say it counts for 3.1.1, and for 5.0 where 3.1.1 has no statement of that number. `[MQTT-3.4.2-2, -3]` cites two.
+What proves a statement says so where it is run: a case in `cases_*.py` by its statements (`kit.Case.ids`), any other test by its
+marker, `@pytest.mark.proves("5.0 3.1.2-22 3.2.2-22", "3.1.1 3.1.2-24")`. What is only cited, `[MQTT-x.y.z-n]` in a comment, proves
+nothing; but it has to exist. `5.0 [MQTT-...]` says of which version; one that does not say it is meant for 3.1.1, and for 5.0
+where 3.1.1 has no statement of that number. `[MQTT-3.4.2-2, -3]` cites two.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance import cases_connect, cases_messages, cases_publish, cases_subscribe
@@ -72,19 +76,33 @@ def sources(folder: str) -> list[Path]:
 
 
 def proofs() -> dict[Key, list[str]]:
-    """What proves each statement: cases by name, test modules by the statements they cite."""
+    """What proves each statement: cases by their names, tests by module and function. Both are run by `make test`."""
     found: dict[Key, list[str]] = defaultdict(list)
     for case in CASES:
         version = {5: "5.0", 4: "3.1.1"}.get(case.version, "")
         for number in case.ids:
             found[version, number].append(f"case “{case.name}”")
     for path in sources("tests"):
-        for citation in cited(path.read_text(encoding="utf-8")):
-            key = meant(*citation)
-            name = str(path.relative_to(ROOT))
-            if key is not None and name not in found[key]:
-                found[key].append(name)
+        for name, keys in marked(path.read_text(encoding="utf-8")):
+            for key in keys:
+                found[key].append(f"{path.relative_to(ROOT)}::{name}")
     return found
+
+
+def marked(text: str) -> Iterator[tuple[str, list[Key]]]:
+    """The tests of a module that are marked with what they prove."""
+    if "mark.proves(" not in text:
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.proves":
+                    yield node.name, [key for argument in decorator.args for key in _keys(ast.literal_eval(argument))]
+
+
+def _keys(text: str) -> list[Key]:
+    version, *numbers = text.split()
+    return [(version, number) for number in numbers]
 
 
 def faults() -> list[str]:
@@ -95,9 +113,12 @@ def faults() -> list[str]:
         for one in STATEMENTS
         if not one.reason and not proved.get((one.version, one.number))
     ]
+    needed = {(one.version, one.number): not one.reason for one in STATEMENTS}
     for key, names in proved.items():
         if key not in KNOWN:
             found.append(f"{names[0]} names {key[0]} {key[1]}, which is no statement")
+        elif not needed[key]:
+            found.append(f"{names[0]} proves {key[0]} {key[1]}, of which is said that there is nothing to prove")
     for folder in ("tstack", "tests"):
         for path in sources(folder):
             for version, number in cited(path.read_text(encoding="utf-8")):
@@ -128,7 +149,8 @@ def page() -> str:
         "",
         "Every numbered normative statement of MQTT 5.0 and 3.1.1, in a few words of ours, with the modules that keep it and what",
         "proves it. Cases are in `tests/conformance/cases_*.py`: bytes sent to a `tserve` over TCP and the bytes that come back, to",
-        f"the last; there are {len(CASES)}. Made by `python -m tests.conformance.table --write`; a test holds it to what it is made of.",
+        f"the last; there are {len(CASES)}. What takes time, or is not known beforehand, has tests of other kinds. Each case and each",
+        "test says itself what it proves, and this page is made from that: `python -m tests.conformance.table --write`.",
     ]
     for version in ("5.0", "3.1.1"):
         those = [one for one in STATEMENTS if one.version == version]

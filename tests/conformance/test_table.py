@@ -18,3 +18,12 @@ def test_no_statement_stands_twice() -> None:
     keys = [(one.version, one.number) for one in STATEMENTS]
     assert len(keys) == len(set(keys))
     assert sum(version == "5.0" for version, _ in keys) == 251
+
+
+def test_what_a_test_says_that_it_proves() -> None:
+    text = (
+        "import pytest\n@pytest.mark.parametrize('x', [1])\n@pytest.mark.proves('5.0 1.5.4-1 1.5.4-2', '3.1.1 1.5.3-1')\n"
+        "async def test_a(x): ...\n\ndef test_b():\n    '[MQTT-1.5.4-3] is cited and not proved'\n"
+    )
+    wanted = [("5.0", "1.5.4-1"), ("5.0", "1.5.4-2"), ("3.1.1", "1.5.3-1")]
+    assert list(table.marked(text)) == [("test_a", wanted)]

@@ -52,7 +52,7 @@ async def test_a_created_user_is_there_as_it_was_returned(store: Store) -> None:
     assert (await record(store, "ABC-123"))["Rights"] == "ABC-123/#"
 
 
-async def test_of_many_who_create_one_name_one_succeeds(store: Store) -> None:
+async def test_sec_68_of_many_who_create_one_name_one_succeeds(store: Store) -> None:
     """SEC-68: names are given out by the store, not by looking first."""
     wishes = [admin.create_user(store, User("ABC-123", HASH, device_type=str(n))) for n in range(30)]
     outcomes = await asyncio.gather(*wishes, return_exceptions=True)

@@ -86,7 +86,7 @@ async def test_the_right_password_lets_in_and_nothing_else_does(directory: Direc
 @pytest.mark.parametrize(
     "name", ["", "abc-123", "ABC-123/", "../ABC-123", "#", "$SYS", "x" * 65535, "\ud800", "__class__"]
 )
-async def test_strangers_are_unknown(directory: Directory, name: str) -> None:
+async def test_sec_47_48_66_67_strangers_are_unknown(directory: Directory, name: str) -> None:
     """SEC-47, SEC-48, SEC-66, SEC-67."""
     assert await refusal(directory, name, b"secret") == "unknown"
     assert certificate_refusal(directory, name, "1f") == "unknown"
@@ -94,7 +94,7 @@ async def test_strangers_are_unknown(directory: Directory, name: str) -> None:
     assert not directory.may_subscribe(name, "ABC-123/#")
 
 
-async def test_no_users_means_nobody_gets_in(store: EmbeddedStore) -> None:
+async def test_sec_61_no_users_means_nobody_gets_in(store: EmbeddedStore) -> None:
     """SEC-61."""
     directory = Directory(store)
     await directory.start(30)
@@ -116,7 +116,7 @@ async def test_no_users_means_nobody_gets_in(store: EmbeddedStore) -> None:
         b'{"Username":"a","Password":["%b"],"Rights":"#"}' % HASH,
     ],
 )
-async def test_a_record_that_makes_no_sense_is_no_user(store: EmbeddedStore, record: bytes) -> None:
+async def test_sec_60_a_record_that_makes_no_sense_is_no_user(store: EmbeddedStore, record: bytes) -> None:
     """SEC-60: fail closed, also when a good record is overwritten by such a one."""
     await admin.create_user(store, User("a", HASH, ("#",)))
     directory = Directory(store)
@@ -225,7 +225,7 @@ async def test_a_change_of_another_program_takes_effect(
     assert await refusal(directory, "ABC-123", b"secret") == "disabled"
 
 
-async def test_the_disabled_are_told_from_wrong_passwords_only_with_the_right_one(
+async def test_sec_62_the_disabled_are_told_from_wrong_passwords_only_with_the_right_one(
     store: EmbeddedStore, directory: Directory
 ) -> None:
     """SEC-62: who does not know the password learns nothing about the user."""
@@ -328,7 +328,7 @@ async def test_what_was_revoked_before_the_start_is_revoked(store: EmbeddedStore
 # -- the store away -----------------------------------------------------------------------------------------------------
 
 
-async def test_without_a_first_snapshot_there_is_no_start(tmp_path: Path) -> None:
+async def test_sec_60_without_a_first_snapshot_there_is_no_start(tmp_path: Path) -> None:
     """SEC-60: an empty snapshot would mean that nobody exists."""
     directory = Directory(EmbeddedStore(tmp_path / "never-opened.db"))
     started = time.monotonic()

@@ -78,7 +78,9 @@ async def test_etcdctl_shows_and_writes_users_as_the_original_did(etcd: Etcd, st
         await directory.stop()
 
 
-async def test_logins_go_on_while_etcd_is_away_and_changes_arrive_when_it_is_back(etcd: Etcd, store: EtcdStore) -> None:
+async def test_sec_60_logins_go_on_while_etcd_is_away_and_changes_arrive_when_it_is_back(
+    etcd: Etcd, store: EtcdStore
+) -> None:
     """SEC-60: the last snapshot serves; "could not ask" is neither no nor yes."""
     await admin.create_user(store, User("ABC-123", HASH, ("ABC-123/#",)))
     directory = Directory(store)

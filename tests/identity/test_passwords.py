@@ -96,7 +96,7 @@ def test_what_no_hash_is_made_of(password: str) -> None:
     assert len(password) < 2 or password not in str(caught.value)
 
 
-def test_72_bytes_count_to_the_last() -> None:
+def test_sec_63_all_72_bytes_count_to_the_last() -> None:
     """SEC-63: nothing is cut off silently."""
     hashed = hash_password("x" * 72, 4)
     assert check_password(b"x" * 72, hashed)
@@ -140,7 +140,7 @@ async def test_a_malformed_hash_never_verifies(verifier: Verifier, stored: bytes
 
 
 @pytest.mark.parametrize("password", [b"", b"x" * 73, b"x" * 65535, b"right\0", b"\0", b"\xff\xfe", b"right "])
-async def test_what_is_no_password_is_wrong(verifier: Verifier, password: bytes) -> None:
+async def test_sec_63_what_is_no_password_is_wrong(verifier: Verifier, password: bytes) -> None:
     """SEC-63: no exception, no truncation at 72 bytes or at NUL."""
     assert await verifier.verify("u", HASH, password) is False
     assert not check_password(password, HASH)
@@ -203,7 +203,7 @@ async def test_no_password_is_kept_in_memory(verifier: Verifier) -> None:
 # -- bounds -------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_queue_is_bounded_and_those_in_it_are_served(verifier: Verifier, slow: SlowBcrypt) -> None:
+async def test_sec_43_the_queue_is_bounded_and_those_in_it_are_served(verifier: Verifier, slow: SlowBcrypt) -> None:
     """SEC-43: more checks than can wait are turned away at once."""
     asked = [asyncio.create_task(verifier.verify(f"u{n}", HASH, b"right")) for n in range(THREADS + MAX_WAITING)]
     await until(lambda: verifier.waiting == MAX_WAITING)
@@ -257,7 +257,7 @@ async def test_after_close_there_is_nobody_to_ask(clock: Clock) -> None:
 # -- strangers ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stranger_costs_a_check_and_always_the_same_one(verifier: Verifier, slow: SlowBcrypt) -> None:
+async def test_sec_62_a_stranger_costs_a_check_and_always_the_same_one(verifier: Verifier, slow: SlowBcrypt) -> None:
     """SEC-62: an unknown name takes a check's time, and the same at each try, so that asking twice tells nothing."""
     slow.go.set()
     for _ in range(2):
@@ -267,7 +267,7 @@ async def test_a_stranger_costs_a_check_and_always_the_same_one(verifier: Verifi
     assert set(slow.costs) == {b"$2b$05$", b"$2b$12$"}
 
 
-async def test_a_stranger_takes_as_long_as_a_user(verifier: Verifier) -> None:
+async def test_sec_62_a_stranger_takes_as_long_as_a_user(verifier: Verifier) -> None:
     """SEC-62, by the clock: the faster of the two decoys is no faster than a real check of a device."""
 
     async def best(name: str, hash_: bytes) -> float:

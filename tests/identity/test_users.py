@@ -110,7 +110,7 @@ def test_a_record_of_the_first_release_can_be_read_and_grants_no_real_topic(righ
         (json.dumps({"Username": "a", "Certificates": ["1"] * (MAX_CERTIFICATES + 1)}).encode(), "Certificates"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_no_user(data: bytes, why: str) -> None:
+def test_sec_60_a_record_that_makes_no_sense_is_no_user(data: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
         User.from_json("a", data)
     assert "s3cret" not in repr(caught.value)

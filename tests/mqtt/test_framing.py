@@ -81,6 +81,19 @@ def test_a_first_packet_that_is_no_connect_is_refused_at_its_first_byte() -> Non
     assert decode(b"\x10", 0, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("data", "version"), [(b"\x00\xff\xff\xff\xff", MQTT5), (b"\x30\xff\xff\xff\xff", 0), (b"\xf1\x80\x00", MQTT5)]
+)
+def test_the_first_byte_is_judged_first(data: bytes, version: int) -> None:
+    """The error is the same whether the length behind it, which is wrong as well, has come or not."""
+    told = set()
+    for size in range(1, len(data) + 1):
+        with pytest.raises((ProtocolViolation, MalformedError)) as caught:
+            decode(data[:size], 0, version)
+        told.add((caught.type, str(caught.value)))
+    assert len(told) == 1
+
+
 def test_packets_in_a_row() -> None:
     data = b"\xc0\x00\xd0\x00\x30\x03\x00\x01a\xc0"
     pos = 0

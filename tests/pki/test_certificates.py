@@ -147,7 +147,7 @@ def test_off_asks_nobody(site: Site) -> None:
 
 @pytest.mark.parametrize("mode", ["optional", "required"])
 @pytest.mark.parametrize("who", ["stranger", "impostor", "expired", "early", "server", "self-signed"])
-def test_certificates_that_are_not_ours_or_not_good_end_the_handshake(site: Site, mode: str, who: str) -> None:
+def test_sec_65_certificates_that_are_not_ours_or_not_good_end_the_handshake(site: Site, mode: str, who: str) -> None:
     """SEC-65: also where a certificate is optional, a bad one is not the same as none."""
     now = datetime.now(UTC)
     if who == "stranger":
@@ -209,7 +209,7 @@ def test_a_client_may_ask_for_mqtt_by_alpn_or_not(site: Site, asked: list[str], 
     assert outcome.alpn == answer
 
 
-def test_a_new_context_forgets_the_old_ca(site: Site) -> None:
+def test_sec_65_a_new_context_forgets_the_old_ca(site: Site) -> None:
     """SEC-65: a reload really drops the CA that is gone, for resumed sessions too."""
     certificate, _ = site.client()
     client = client_context(site, certificate)
@@ -376,7 +376,7 @@ def test_a_peer_is_one_common_name_and_a_serial() -> None:
         {"subject": ((("commonName", "a"),),), "serialNumber": "zz"},
     ],
 )
-def test_a_peer_that_is_no_user(peer: dict[str, Any]) -> None:
+def test_sec_65_a_peer_that_is_no_user(peer: dict[str, Any]) -> None:
     """SEC-65: two common names, wildcards, what is no name."""
     with pytest.raises(PeerCertificateError):
         peer_name_and_serial(peer)

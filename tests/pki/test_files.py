@@ -110,6 +110,26 @@ def test_a_folder_that_is_there_keeps_its_mode_and_its_other_files(folder: Certs
     assert contents(folder)["README.md"] == b"mine"
 
 
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "mqtt.crt", "mqtt.key"])
+def test_a_damaged_file_is_named_with_the_way_out(folder: CertsFolder, name: str) -> None:
+    """And following the hint, by moving the pair away, works."""
+    folder.prepare()
+    (folder.path / name).write_bytes(b"-----BEGIN NONSENSE")
+    with pytest.raises(Failure) as caught:
+        folder.prepare()
+    pair = name.partition(".")[0]
+    assert caught.value.message.startswith(f"{folder.path / name}: holds no ")
+    assert f"put {name} back" in caught.value.hint
+    assert f"move {pair}.crt and {pair}.key away" in caught.value.hint
+    for one in (f"{pair}.crt", f"{pair}.key"):
+        (folder.path / one).rename(folder.path / f"{one}.damaged")
+    if pair == "ca":
+        with pytest.raises(Failure, match="was made by another authority"):
+            folder.prepare()
+    else:
+        folder.prepare()
+
+
 def test_programs_that_start_together_make_one_authority(folder: CertsFolder) -> None:
     """Each prints the CA that it got; all got the same, and the files fit together."""
     program = (

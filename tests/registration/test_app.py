@@ -52,7 +52,7 @@ async def test_five_at_once_then_one_every_twenty_seconds(start: Start) -> None:
     assert len(await admin.list_users(desk.store)) == 6
 
 
-async def test_guessing_the_key_and_sending_garbage_count_as_well(start: Start) -> None:
+async def test_sec_68_guessing_the_key_and_sending_garbage_count_as_well(start: Start) -> None:
     desk = await start(burst=3, every=20.0, clock=Clock())
     assert (await desk.ask("POST", "/register.json", json={"RegistrationKey": "guess"})).status == 401
     assert (await desk.ask("POST", "/register.json", data=b"garbage")).status == 400
@@ -146,7 +146,7 @@ async def talk(desk: Desk, data: bytes) -> bytes:
 HEAD = b"POST /register.json HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(start: Start) -> None:
+async def test_sec_68_a_body_that_does_not_come_is_not_waited_for(start: Start) -> None:
     desk = await start(limits=Limits(body_seconds=0.2))
     answer = await talk(desk, HEAD + b"Content-Length: 100\r\n\r\n{")
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -339,7 +339,7 @@ def test_senseless_options_are_usage_errors(options: dict[str, Any]) -> None:
         Options(**options)
 
 
-def test_the_key_is_not_in_the_options_text() -> None:
+def test_sec_64_the_key_is_not_in_the_options_text() -> None:
     assert "hunter2" not in repr(Options(key="hunter2"))
 
 

@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from tests.processes import need
 from tests.registration.conftest import KEY, Desk, Start
 from tstack.identity import admin
+from tstack.identity.scram import is_of
 from tstack.identity.users import USER_PREFIX, User
 from tstack.pki.authority import Authority
 from tstack.registration.errors import Later
@@ -99,7 +100,7 @@ async def test_the_certificate_is_the_device_s_own(desk: Desk) -> None:
     assert len(answer["Password"]) >= 32
 
 
-async def test_neither_the_password_nor_the_key_is_kept(desk: Desk, tmp_path: Path) -> None:
+async def test_sec_64_neither_the_password_nor_the_key_is_kept(desk: Desk, tmp_path: Path) -> None:
     answer = (await desk.register()).json
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("store.db*"))
     assert answer["Name"].encode() in kept
@@ -123,7 +124,7 @@ async def test_what_the_options_say_is_what_devices_get(start: Start) -> None:
     assert (await desk.ask("GET", "/ca.crt")).text == "another CA"
 
 
-async def test_two_hundred_at_once_are_two_hundred_whole_users(desk: Desk) -> None:
+async def test_sec_68_two_hundred_at_once_are_two_hundred_whole_users(desk: Desk) -> None:
     answers = [answer.json for answer in await asyncio.gather(*(desk.register() for _ in range(200)))]
     names = {answer["Name"] for answer in answers}
     assert len(names) == 200
@@ -135,9 +136,10 @@ async def test_two_hundred_at_once_are_two_hundred_whole_users(desk: Desk) -> No
         assert user.certificates == (f"{certificate(answer['Cert']).serial_number:x}",)
     one = records[answers[0]["Name"]]
     assert bcrypt.checkpw(answers[0]["Password"].encode(), one.password)
+    assert is_of(one.scram, answers[0]["Password"]), "a device can log in by SCRAM as well"
 
 
-async def test_more_than_can_be_worked_on_are_told_to_come_back_and_make_nobody(start: Start) -> None:
+async def test_sec_68_more_than_can_be_worked_on_are_told_to_come_back_and_make_nobody(start: Start) -> None:
     desk = await start(limits=Limits(registering=3))
     answers = await asyncio.gather(*(desk.register() for _ in range(40)))
     statuses = [answer.status for answer in answers]
@@ -229,7 +231,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_bad_input_gets_a_clear_answer_and_makes_nobody(desk: Desk, case: str) -> None:
+async def test_sec_68_bad_input_gets_a_clear_answer_and_makes_nobody(desk: Desk, case: str) -> None:
     body, status, message = BAD[case]
     answer = await desk.ask("POST", "/register.json", data=body)
     assert answer.status == status
@@ -239,7 +241,7 @@ async def test_bad_input_gets_a_clear_answer_and_makes_nobody(desk: Desk, case: 
     assert await users(desk.store) == []
 
 
-async def test_a_body_in_pieces_is_bounded_as_well(desk: Desk) -> None:
+async def test_sec_68_a_body_in_pieces_is_bounded_as_well(desk: Desk) -> None:
     async def pieces() -> Any:
         for _ in range(20):
             yield b" " * 4096
@@ -277,7 +279,7 @@ async def test_weak_and_foreign_keys_are_refused(desk: Desk) -> None:
         ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, 415),
     ],
 )
-async def test_content_types(desk: Desk, headers: dict[str, str], status: int) -> None:
+async def test_sec_68_content_types(desk: Desk, headers: dict[str, str], status: int) -> None:
     body = README.encode()
     if "Content-Encoding" in headers:
         body = gzip.compress(body)
@@ -292,7 +294,7 @@ async def test_without_a_content_type_it_is_taken_for_json(desk: Desk) -> None:
     assert json.loads(answer)["Name"]
 
 
-async def test_a_wrong_key_is_told_how_to_do_better_but_never_logged(
+async def test_sec_64_68_a_wrong_key_is_told_how_to_do_better_but_never_logged(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -303,7 +305,9 @@ async def test_a_wrong_key_is_told_how_to_do_better_but_never_logged(
     assert "hunter2" not in caplog.text
 
 
-async def test_a_registration_is_logged_without_its_secrets(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+async def test_sec_64_68_a_registration_is_logged_without_its_secrets(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     answer = (await desk.register(DeviceType="thermometer")).json
     assert f"registered {answer['Name']}, device type 'thermometer', for 127.0.0.1" in caplog.text

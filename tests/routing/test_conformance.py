@@ -11,6 +11,7 @@ from tstack.routing.limits import Limits
 KEPT = b"\x11\x00\x00\x02\x58" + QUIET
 
 
+@pytest.mark.proves("5.0 3.1.3-6 3.1.3-7 3.2.2-16")
 def test_an_assigned_client_identifier_is_new_and_told() -> None:
     """5.0 [MQTT-3.1.3-6, -7], 5.0 [MQTT-3.2.2-16]: also when somebody has taken the next one."""
     world = World()
@@ -27,6 +28,7 @@ def test_an_assigned_client_identifier_is_new_and_told() -> None:
     assert len(world.router.sessions) == 6
 
 
+@pytest.mark.proves("5.0 3.1.2-22 3.2.2-22")
 def test_the_keep_alive_of_the_client_holds() -> None:
     """5.0 [MQTT-3.1.2-22], 5.0 [MQTT-3.2.2-22], 5.0 [MQTT-4.1.0-1], 3.1.1 [MQTT-4.1.0-2]: 1.5 times, and 0x8D."""
     world = World()
@@ -48,6 +50,7 @@ def test_the_server_keep_alive_is_told_where_it_differs() -> None:
         assert (b"\x13\x00\x14" in line.packet()) is is_told
 
 
+@pytest.mark.proves("5.0 3.3.2-5 3.3.2-6")
 def test_what_is_expired_is_not_delivered_and_the_rest_counts_down() -> None:
     """5.0 [MQTT-3.3.2-5], 5.0 [MQTT-3.3.2-6]: in queues and retained."""
     world = World()
@@ -84,6 +87,7 @@ def test_a_will_expires_from_when_it_is_published() -> None:
     assert message.properties == b"\x02\x00\x00\x00\x0a"
 
 
+@pytest.mark.proves("5.0 4.3.3-7 4.3.3-13")
 def test_what_was_sent_at_qos_2_does_not_expire() -> None:
     """5.0 [MQTT-4.3.3-7, -13]: it is sent again, and the flow goes to its end."""
     world = World()
@@ -104,6 +108,7 @@ def test_what_was_sent_at_qos_2_does_not_expire() -> None:
     assert not world.session("s").inflight
 
 
+@pytest.mark.proves("5.0 3.14.0-1")
 def test_no_packet_of_ours_says_session_expiry_but_connack() -> None:
     """5.0 [MQTT-3.14.2-2], 5.0 [MQTT-3.14.0-1]: a DISCONNECT is a code and perhaps a reason, and never comes before CONNACK."""
     world = World()
@@ -125,6 +130,7 @@ def test_a_dollar_topic_is_not_reached_by_a_wildcard_of_5() -> None:
     assert len(world.router.tree.match("x/x").subscriptions) == 2
 
 
+@pytest.mark.proves("5.0 4.7.3-3", "3.1.1 4.7.3-3")
 def test_a_topic_of_65535_bytes_and_no_more() -> None:
     """5.0 [MQTT-4.7.3-3], 3.1.1 [MQTT-4.7.3-3]: the length of a string has two bytes."""
     world = World(Limits(topic_bytes=65535))
@@ -143,6 +149,7 @@ def test_a_client_identifier_that_is_refused() -> None:
     assert line.closed
 
 
+@pytest.mark.proves("3.1.1 4.8.0-2")
 def test_a_transient_error_closes() -> None:
     """3.1.1 [MQTT-4.8.0-2]: a message that finds no room is not acknowledged, and the connection ends."""
     world = World(Limits(queue_messages=1, inflight=1, queue_patience=1))
@@ -157,6 +164,7 @@ def test_a_transient_error_closes() -> None:
 
 
 @pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.proves("5.0 3.3.4-7")
 def test_what_is_held_back_counts_against_the_receive_maximum(qos: int) -> None:
     """5.0 [MQTT-3.3.4-7]: a message is under way until its acknowledgement is sent, which the journal may hold back."""
     world = World(Limits(receive_maximum=3))
@@ -228,3 +236,23 @@ def test_a_topic_alias_is_not_spent_on_what_is_dropped() -> None:
         if message.topic:
             topics[message.properties] = message.topic
         assert topics[message.properties].startswith("a/long/topic/")
+
+
+@pytest.mark.proves("5.0 2.2.1-4", "3.1.1 2.3.1-4")
+def test_an_identifier_that_is_in_use_is_passed_over() -> None:
+    """When all 65 535 have had their turn, the next one is the first that is free."""
+    world = World(Limits(inflight=10))
+    line = world.client("s")
+    line.subscribe(("a", 1))
+    sender = world.client("p")
+    seen_pids = []
+    for number in range(65_540):
+        sender.write(publish("a", b"", 1, 1))
+        sender.read()
+        pid = int.from_bytes(line.read()[-2:], "big")
+        if number in (0, 1):
+            assert pid == number + 1  # these two stay in flight
+        else:
+            seen_pids.append(pid)
+            line.write(b"\x40\x02" + u16(pid))
+    assert seen_pids == [*range(3, 65536), *range(3, 10)][: len(seen_pids)]

@@ -86,7 +86,8 @@ def test_wildcards(filter_: str, topic: str, is_match: bool) -> None:
     assert line.payloads() == ([b"1"] if is_match else [])
 
 
-def test_wildcards_do_not_reach_topics_that_begin_with_a_dollar() -> None:
+@pytest.mark.proves("5.0 4.7.2-1", "3.1.1 4.7.2-1")
+def test_sec_52_wildcards_do_not_reach_topics_that_begin_with_a_dollar() -> None:
     """[MQTT-4.7.2-1], SEC-52: live and retained, also for who may read them."""
     world = World(ann=rights("#", "$x/#"))
     line = world.client("s")
@@ -103,7 +104,7 @@ def test_wildcards_do_not_reach_topics_that_begin_with_a_dollar() -> None:
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
-def test_nobody_publishes_to_sys(qos: int) -> None:
+def test_sec_52_nobody_publishes_to_sys(qos: int) -> None:
     """SEC-52: not even who has every right."""
     world = World(ann=rights("#", "$SYS/#"))
     line = world.client("s")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, World, publish, rights, subscribe
+from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, Will, World, connect, publish, rights, subscribe
 from tstack.routing.limits import Limits
 
 
@@ -20,7 +20,7 @@ from tstack.routing.limits import Limits
         ("$SYS/#", False), ("garden/#", True), ("garden", True), ("garden/+/#", True), ("garden/$SYS", True),
     ],
 )  # fmt: skip
-def test_a_filter_has_to_be_covered_whole(version: int, filter_: str, is_granted: bool) -> None:
+def test_sec_49_51_a_filter_has_to_be_covered_whole(version: int, filter_: str, is_granted: bool) -> None:
     """SEC-49, SEC-51: 0x80 in 3.1.1, 0x87 in 5.0; the other filters of the packet are granted."""
     world = World(ann=rights("home/+", "garden/#"))
     line = world.client(version=version)
@@ -32,7 +32,7 @@ def test_a_filter_has_to_be_covered_whole(version: int, filter_: str, is_granted
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 @pytest.mark.parametrize("version", [4, 5])
-def test_a_publish_outside_of_the_rights(version: int, qos: int, retain: bool) -> None:
+def test_sec_50_a_publish_outside_of_the_rights(version: int, qos: int, retain: bool) -> None:
     """SEC-50: reaches nobody, is never acknowledged as taken; 5.0 is told, 3.1.1 and QoS 0 are closed [MQTT-3.3.5-2]."""
     world = World(ann=rights("user/+"), bob=rights("#"))
     watcher = world.client("watcher", "bob")
@@ -63,7 +63,7 @@ def test_a_run_outside_of_the_rights_is_refused_whole() -> None:
     assert line.closed
 
 
-def test_live_rights_end_and_begin_with_the_change() -> None:
+def test_sec_55_live_rights_end_and_begin_with_the_change() -> None:
     """SEC-55: subscriptions outside of the new rights are gone, those within stay, without a new connection."""
     world = World(ann=rights("#"), bob=rights("#"))
     line = world.client("s")
@@ -94,7 +94,7 @@ def test_what_a_publisher_may_changes_at_once() -> None:
     assert watcher.payloads() == [b"1", b"3"]
 
 
-def test_what_waits_is_judged_when_rights_change() -> None:
+def test_sec_54_55_what_waits_is_judged_when_rights_change() -> None:
     """SEC-54, SEC-55: queues of clients that are away, and of clients whose window is full."""
     world = World(Limits(inflight=1), ann=rights("#"), bob=rights("#"))
     away, busy = world.client("away", clean=False), world.client("busy", clean=False)
@@ -114,7 +114,7 @@ def test_what_waits_is_judged_when_rights_change() -> None:
         assert got == [b"a", b"b"]
 
 
-def test_what_is_sent_again_is_judged_again() -> None:
+def test_sec_56_what_is_sent_again_is_judged_again() -> None:
     """SEC-56: a message in flight does not come a second time to who may not have it any more."""
     world = World(ann=rights("#"), bob=rights("#"))
     line = world.client("s", clean=False)
@@ -144,7 +144,7 @@ def test_a_queue_that_shrinks_lets_publishers_go_on() -> None:
     assert len(sender.packets()) == 3
 
 
-def test_retained_messages_are_judged_for_the_reader() -> None:
+def test_sec_50_retained_messages_are_judged_for_the_reader() -> None:
     """SEC-50: a narrowed list that the subscription covers by its filter, and topics by the right to receive."""
     world = World(ann=rights("#"), bob=rights("a/#"))
     world.client("p").write(publish("a/1", b"1", retain=True), publish("b/1", b"2", retain=True))
@@ -153,7 +153,7 @@ def test_retained_messages_are_judged_for_the_reader() -> None:
     assert line.payloads() == [b"1"]
 
 
-def test_retained_messages_go_with_the_right_of_who_left_them() -> None:
+def test_sec_54_retained_messages_go_with_the_right_of_who_left_them() -> None:
     """SEC-54: neither delivered nor kept."""
     world = World(ann=rights("#"), bob=rights("#"))
     world.client("p").write(publish("a", b"1", retain=True), publish("b", b"2", retain=True))
@@ -169,7 +169,7 @@ def test_retained_messages_go_with_the_right_of_who_left_them() -> None:
 
 
 @pytest.mark.parametrize("forget", [True, False])
-def test_expelled(forget: bool) -> None:
+def test_sec_59_expelled(forget: bool) -> None:
     """SEC-59: connections end; sessions, subscriptions and queues go too when the user is gone."""
     world = World()
     there = world.client("there", version=5, clean=False, properties=b"\x11\x00\x00\x00\x64")
@@ -202,7 +202,7 @@ def test_expelled_by_proof_of_identity() -> None:
     assert not certificate.closed
 
 
-def test_a_publisher_that_waits_is_expelled() -> None:
+def test_sec_59_a_publisher_that_waits_is_expelled() -> None:
     """SEC-59: nothing of it is sent later, not even what was taken before, and nobody remembers it."""
     world = World(Limits(inflight=1, queue_messages=1))
     line = world.client("s", "bob", clean=False)
@@ -226,3 +226,19 @@ def test_a_subscription_that_is_refused_replaces_nothing() -> None:
     line.read()
     line.write(publish("a", b"1", 1, 1))
     assert line.packets()[0][0] == 0x32
+
+
+def test_a_topic_that_is_refused_is_quoted() -> None:
+    """What goes into the log and into a reason string is one short line, whatever the topic is."""
+    world = World(ann=rights("mine/#"))
+    told: list[str] = []
+    world.router.on_offence = lambda channel, error: told.append(str(error))
+    nasty = "a\r\n\x1b[2J" + "x" * 500
+    world.client().write(publish(nasty))
+    assert world.open().write(connect("w", will=Will(nasty))) is None
+    will, line = world.lines[-1], world.client("s", version=5, properties=b"")
+    line.write(subscribe(1, (nasty, 0), version=5))
+    assert b"a\\r\\n\\x1b[2Jxxx" in line.read()
+    told.append(will.channel.reason)
+    assert len(told) == 2
+    assert all(text.isprintable() and "'a\\r\\n\\x1b[2Jxxx" in text and len(text) < 200 for text in told), told

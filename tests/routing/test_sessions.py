@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, Will, World, connect, pubcomp, publish, rights
+from tests.routing.wire import DISCONNECT, PINGREQ, PINGRESP, Will, World, connect, pubcomp, publish, rights, subscribe
 from tstack.mqtt.codes import ReasonCode
+from tstack.routing.journal import Journal
 from tstack.routing.limits import Limits
 
 
@@ -130,7 +131,7 @@ def test_a_takeover_is_told_in_5() -> None:
     assert old.packet() == b"\xe0\x01\x8e"
 
 
-def test_another_user_gets_a_session_of_its_own() -> None:
+def test_sec_57_another_user_gets_a_session_of_its_own() -> None:
     """SEC-57: a client identifier takes over nothing of another user's: not the connection, not the queue, not the will."""
     world = World()
     ann = world.client("c", "ann", clean=False, will=Will("w"))
@@ -242,7 +243,7 @@ def test_a_delayed_will_is_sent_when_a_clean_start_ends_the_session(connected: b
     assert watcher.payloads() == [b"gone"]
 
 
-def test_a_forbidden_will_is_refused_at_connect() -> None:
+def test_sec_53_a_forbidden_will_is_refused_at_connect() -> None:
     """SEC-53: CONNACK 5, and nothing is stored."""
     world = World(ann=rights("ann/#"))
     for topic in ("bob/x", "$SYS/x"):
@@ -253,7 +254,7 @@ def test_a_forbidden_will_is_refused_at_connect() -> None:
     world.assert_empty()
 
 
-def test_a_will_for_what_is_no_topic_name_is_refused() -> None:
+def test_sec_53_a_will_for_what_is_no_topic_name_is_refused() -> None:
     """SEC-53: wildcards and U+0000."""
     for topic in ("a/#", "a/+/b", "", "a\0"):
         world = World()
@@ -263,7 +264,7 @@ def test_a_will_for_what_is_no_topic_name_is_refused() -> None:
         world.assert_empty()
 
 
-def test_a_will_whose_right_was_lost_is_not_sent() -> None:
+def test_sec_53_54_a_will_whose_right_was_lost_is_not_sent() -> None:
     """SEC-53, SEC-54: judged again when it is sent, for connected clients and for those whose will is delayed."""
     world = World(ann=rights("#"), bob=rights("#"))
     watcher = world.client("watcher", "bob")
@@ -277,7 +278,7 @@ def test_a_will_whose_right_was_lost_is_not_sent() -> None:
     assert watcher.read() == b""
 
 
-def test_the_will_of_a_deleted_user_is_not_sent() -> None:
+def test_sec_54_the_will_of_a_deleted_user_is_not_sent() -> None:
     """SEC-54."""
     world = World()
     watcher = world.client("watcher", "bob")
@@ -326,6 +327,7 @@ def test_the_connect_deadline_ends_with_the_connect() -> None:
 
 
 @pytest.mark.parametrize("start", [0.5, 1000.5])
+@pytest.mark.proves("3.1.1 3.1.2-24")
 def test_keep_alive_ends_at_one_and_a_half_times(start: float) -> None:
     """[MQTT-3.1.2-24], SEC-40: never before 1.5 times, at most about a second late; also soon after the machine started."""
     world = World()
@@ -398,3 +400,46 @@ def test_session_expiry_of_5() -> None:
     assert expiry(100) in line.read()
     line.write(b"\xe0\x07\x00\x05" + expiry(0))
     world.assert_empty()
+
+
+def test_what_waits_behind_a_smaller_receive_maximum_is_counted() -> None:
+    """A client that comes back with less room has a queue from the start; what comes into it then is seen from outside."""
+    world = World()
+    keep = b"\x11\x00\x00\x02\x58"
+    line = world.client("s", version=5, clean=False, properties=keep)
+    line.subscribe(("a", 1))
+    sender = world.client("p")
+    sender.write(publish("a", b"1", 1, 1), publish("a", b"2", 1, 2))
+    line.cut()
+    world.client("s", version=5, clean=False, properties=keep + b"\x21\x00\x01")
+    sender.write(publish("a", b"3", 1, 3))
+    assert world.router.sessions.queued() == (1, 2)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("is_durable", [False, True])
+def test_a_session_that_is_kept_no_more_is_still_acknowledged(qos: int, is_durable: bool) -> None:
+    """A client comes back with an expiry of 0: what it is owed goes on in memory, what others are owed stays on disk."""
+    world = World()
+    journal = world.router.journal = Journal()
+    keep = b"\x11\x00\x00\x02\x58"
+    for name in ("s", "other"):
+        line = world.client(name, version=5, clean=False, properties=keep)
+        line.write(subscribe(1, ("a", qos), version=5))
+    journal.take()
+    journal.written()
+    world.settle()
+    world.client("p").write(publish("a", b"1", qos, 1))
+    if is_durable:
+        journal.take()
+        journal.written()
+        world.settle()
+    again = world.client("s", version=5, clean=False, properties=b"")
+    pid = next(iter(world.session("s").inflight))
+    again.write(*([b"\x40\x02" + pid] if qos == 1 else [b"\x50\x02" + pid, b"\x70\x02" + pid]))
+    assert not world.session("s").inflight
+    assert [delivery.message.references for delivery in world.session("other").owed()] == [1]
+    batch = journal.take()
+    assert batch is not None
+    assert None not in batch.messages.values()
+    assert {session for session, _ in batch.deliveries} <= {1, 2}

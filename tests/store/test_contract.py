@@ -300,7 +300,7 @@ async def test_a_watch_from_a_revision_brings_what_came_after_it(store: Store, p
     assert await events(store.watch(prefix + "b", start), 1) == expected[3:]
 
 
-async def test_a_watch_from_a_compacted_revision_says_so(store: Store, backend: Backend, prefix: str) -> None:
+async def test_sec_70_a_watch_from_a_compacted_revision_says_so(store: Store, backend: Backend, prefix: str) -> None:
     start = await store.put(prefix + "a", b"1")
     await store.put(prefix + "a", b"2")
     last = await store.put(prefix + "b", b"3")

@@ -79,7 +79,7 @@ async def history(etcd: Etcd, prefix: str, start: int, end: int) -> list[Event]:
 # -- killed -----------------------------------------------------------------------------------------------------------------
 
 
-async def test_no_event_is_lost_or_doubled_when_etcd_is_killed_five_times(etcd: Etcd) -> None:
+async def test_sec_70_no_event_is_lost_or_doubled_when_etcd_is_killed_five_times(etcd: Etcd) -> None:
     stop = asyncio.Event()
     async with EtcdStore([etcd.endpoint]) as reader, EtcdStore([etcd.endpoint]) as writer:
         start = await writer.put("/torture/start", b"")
@@ -251,7 +251,7 @@ async def test_a_wiped_etcd_is_noticed_even_when_its_revision_has_overtaken_ours
         assert "another history" in anew.reason
 
 
-async def test_a_compaction_while_away_is_a_resync_and_without_one_it_is_not(etcd: Etcd) -> None:
+async def test_sec_70_a_compaction_while_away_is_a_resync_and_without_one_it_is_not(etcd: Etcd) -> None:
     async with Wire(etcd.port) as wire, EtcdStore([wire.endpoint]) as store, EtcdStore([etcd.endpoint]) as beside:
         await beside.put("/x/a", b"1")
         watch = store.watch("/x/")
@@ -286,7 +286,7 @@ async def test_everything_is_read_again_from_time_to_time(shared_etcd: Etcd, mon
 # -- several members ----------------------------------------------------------------------------------------------------------
 
 
-async def test_one_member_of_three_may_die(tmp_path: Path) -> None:
+async def test_sec_70_one_member_of_three_may_die(tmp_path: Path) -> None:
     members = await asyncio.to_thread(cluster, tmp_path)
     stop = asyncio.Event()
     try:

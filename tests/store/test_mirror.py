@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.store.following import Wire, until
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
 from tstack.store.interface import Delete, Item, Put, StoreUnavailable
-from tstack.store.mirror import SLICE, Mirror
+from tstack.store.mirror import EVENTS, SLICE, Mirror
 
 Change = tuple[str, int | None, int | None]
 
@@ -77,6 +78,29 @@ async def test_it_has_what_the_store_has(backend: Backend) -> None:
         await mirror.stop()
 
 
+async def test_sec_70_changes_that_come_together_leave_turns_to_others(backend: Backend) -> None:
+    """A storm of changes is followed some at a time: whoever else runs on the event loop runs in between."""
+    turns = 0
+    told: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    prefix = backend.prefix()
+    async with backend.store() as store:
+        mirror = Mirror(store, prefix, number, lambda key, old, new: told.append(turns))
+        await mirror.start(10)
+        task = asyncio.create_task(others())
+        last = await store.commit(*(Put(f"{prefix}{key}", b"1") for key in range(100)))
+        await until(lambda: mirror.revision == last and len(told) == 100, "the mirror does not follow")
+        task.cancel()
+        await mirror.stop()
+    assert max(Counter(told).values()) <= EVENTS < 100
+
+
 async def test_a_record_that_makes_no_sense_is_absent(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     prefix, diary = backend.prefix(), Diary()
     async with backend.store() as store:
@@ -116,7 +140,7 @@ async def test_neither_decode_nor_listener_can_end_it(caplog: pytest.LogCaptureF
         await mirror.stop()
 
 
-async def test_a_resync_tells_the_differences_and_nothing_else(
+async def test_sec_70_a_resync_tells_the_differences_and_nothing_else(
     own_etcd: Etcd, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -65,6 +65,11 @@ class Acceptor:
         self._quiet = RateLimited(log)
         self._start()
 
+    def trust(self, proxies: Sequence[IPv4Network | IPv6Network]) -> None:
+        """Other proxies from now on, where there are any; whose header has begun to come is heard out."""
+        if self._proxies is not None:
+            self._proxies = proxies
+
     def close(self) -> None:
         """Accept nothing more, and drop what is being prepared. Connections that are served go on."""
         if self._pause is not None:

@@ -51,6 +51,10 @@ class Bans:
             await asyncio.wait((writer,))
         await self._mirror.stop()
 
+    def limit(self, most: int) -> None:
+        """Impose at most so many from now on."""
+        self._most = most
+
     def __len__(self) -> int:
         """How many there are."""
         return len(self._mirror.values) + sum(name not in self._mirror.values for name in self._own)

@@ -52,14 +52,28 @@ class Gate:
         self.half_open: set[Connection] = set()
         """Connections that have not logged in."""
         self._count: dict[str, int] = {}
-        rate = limits.connection_rate
-        self._arrivals = Buckets(limits.connection_burst, 1 / rate if rate else 0.0, ADDRESSES_KEPT)
+        self._arrivals = _arrivals(limits)
         self._backoff = Backoff(limits.login_backoff, limits.login_window, limits.bans)
         self._strikes = Strikes(limits.login_failures, limits.login_window, limits.ban, limits.ban_longest, limits.bans)
         self.bans = Bans(store, limits.bans, self._imposed, self._lifted)
         self._salt = secrets.token_bytes(32)
         self._quiet = RateLimited(log)
         self.trusts = lru_cache(maxsize=4096)(self._trusts)
+
+    def configure(self, limits: Limits, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
+        """Other limits and trusted networks from now on. Who is in stays in, and is counted by the new networks."""
+        before, self._limits = self._limits, limits
+        if (before.connection_rate, before.connection_burst) != (limits.connection_rate, limits.connection_burst):
+            self._arrivals = _arrivals(limits)
+        self._backoff.configure(limits.login_backoff, limits.login_window, limits.bans)
+        self._strikes.configure(limits.login_failures, limits.login_window, limits.ban, limits.ban_longest, limits.bans)
+        self.bans.limit(limits.bans)
+        self._trusted = tuple(trusted)
+        self.trusts.cache_clear()
+        self._count.clear()
+        for connection in self._broker.connections:
+            if not self.trusts(connection.address):
+                self._count[connection.address] = self._count.get(connection.address, 0) + 1
 
     def _trusts(self, address: str) -> bool:
         """Is this no address, or one of a trusted network?"""
@@ -155,3 +169,8 @@ class Gate:
         log.info("no longer banned: %s %s", clean(ban.kind, 20), clean(ban.value, 80))
         if ban.kind == ADDRESS:
             self._strikes.forget(ban.value)
+
+
+def _arrivals(limits: Limits) -> Buckets:
+    rate = limits.connection_rate
+    return Buckets(limits.connection_burst, 1 / rate if rate else 0.0, ADDRESSES_KEPT)

@@ -69,6 +69,32 @@ CREATE TABLE retained (
 """
 
 
+def check_file(path: Path) -> None:
+    """Raise `Failure` for a file that is no journal of this version, by its first 100 bytes (SQLite's file format, 1.3).
+
+    Nothing is opened for writing, so this can be asked beside a broker that runs. Raises `OSError` when it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head:
+        return
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+        raise Failure(
+            f"{path} is no journal, or is damaged", "move it away to start without its sessions, or restore a copy"
+        )
+    _check_ids(path, int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big"))
+
+
+def _check_ids(path: Path, application: int, version: int) -> None:
+    if application != APPLICATION_ID:
+        raise Failure(f"{path} is a database of some other program", "it was left as it is: move it away")
+    if version != VERSION:
+        raise Failure(
+            f"the journal {path} has version {version}, this broker writes version {VERSION}",
+            "it was left as it is: use the release that wrote it, or move it away to start without its sessions",
+        )
+
+
 class DiskJournal:
     """One file of one broker. `open` loads it into a router; `kick` is called when something may be to be written."""
 
@@ -219,13 +245,7 @@ class DiskJournal:
                 f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
             )
             return
-        if application != APPLICATION_ID:
-            raise Failure(f"{self._path} is a database of some other program", "it was left as it is: move it away")
-        if version != VERSION:
-            raise Failure(
-                f"the journal {self._path} has version {version}, this broker writes version {VERSION}",
-                "it was left as it is: use the release that wrote it, or move it away to start without its sessions",
-            )
+        _check_ids(self._path, application, version)
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)

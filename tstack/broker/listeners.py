@@ -11,7 +11,8 @@ import resource
 import socket
 import stat
 from asyncio import sslproto
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,12 @@ class Listeners:
                 await self._listen(scheme, address)
         if options.unix is not None:
             await self._listen_unix(options.unix)
+
+    def trust(self, proxies: Sequence[IPv4Network | IPv6Network]) -> None:
+        """Other proxies may connect from now on."""
+        for one in self._open:
+            if isinstance(one, Acceptor):
+                one.trust(proxies)
 
     def close(self) -> None:
         """Accept nothing more."""

@@ -67,6 +67,8 @@ def _line(data: bytes) -> Header | None:
         if len(data) >= V1_SIZE or b"\n" in data:
             raise ProxyError(f"the PROXY line does not end with CRLF within {V1_SIZE} bytes")
         return None
+    if b"\n" in data[:end]:  # which would have been refused if the CRLF had come later
+        raise ProxyError("the PROXY line has a line feed in it")
     words = data[:end].split(b" ")
     if words[1] == b"UNKNOWN":
         return Header(end + 2, None)

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ from tstack.mqtt.errors import MqttError
 from tstack.mqtt.packets import Connect
 from tstack.pki.certificates import load_certificates
 from tstack.routing.channel import Channel
-from tstack.routing.limits import Limits
+from tstack.routing.limits import TOLD, Limits
 from tstack.routing.message import Message
 from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
@@ -133,7 +133,9 @@ class Broker:
         self._audit = AuditTopics(store, self._publish)
         self._watchdog = Watchdog()
         self._empty = asyncio.Event()
-        self._policies = {"ws": Policy(options.origins), "wss": Policy(options.origins, is_tls=True)}
+        self._policies = _policies(options)
+        self._withdrawn: set[str] = set()
+        """Serials of certificates that were revoked in this turn of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
@@ -172,6 +174,26 @@ class Broker:
         connection = Connection(self, scheme, source)
         policy = self._policies.get(scheme)
         return connection if policy is None else WebSocketConnection(self, connection, policy)
+
+    def configure(self, options: Options) -> None:
+        """Take up what can change in a running broker: limits (but `TOLD`), trusted networks and proxies, origins.
+
+        New values are for new decisions: nobody is disconnected, and nothing that is kept is thrown away. A client gets what is
+        agreed at CONNECT, its window and its rates among it, when it connects the next time.
+        """
+        told = {name: getattr(self.limits, name) for name in TOLD}
+        limits = replace(options.limits, **told)
+        self.options = replace(
+            self.options, limits=limits, trusted=options.trusted, origins=options.origins,
+            trusted_proxies=options.trusted_proxies,
+        )  # fmt: skip
+        self.limits = limits
+        self.router.limit(limits)
+        self.gate.configure(limits, options.trusted)
+        self.channel_type = MeteredChannel if is_metered(limits) else Channel
+        self._policies = _policies(self.options)
+        self._listeners.trust(options.trusted_proxies)
+        self.flush()
 
     def reload(self) -> None:
         """Load certificates, keys, CA and CRL anew, for handshakes from now on; what cannot be used changes nothing.
@@ -409,11 +431,22 @@ class Broker:
                 self.changes.add(took)
 
     def _revoked(self, serial: str) -> None:
-        """End the connections that were opened with a certificate."""
+        """End the connections that were opened with a certificate; one look at all sessions serves those that come together."""
+        if not self._withdrawn:
+            asyncio.get_running_loop().call_soon(self._end_withdrawn)
+        self._withdrawn.add(serial)
+
+    def _end_withdrawn(self) -> None:
+        serials, self._withdrawn = self._withdrawn, set()
         for session in list(self.router.sessions):
-            if session.identity == serial and session.channel is not None:
+            if session.identity in serials and session.channel is not None:
                 session.channel.close("certificate revoked", ReasonCode.ADMINISTRATIVE_ACTION)
         self.flush()
+
+
+def _policies(options: Options) -> dict[str, Policy]:
+    """Which web pages may connect, by the listener's scheme."""
+    return {"ws": Policy(options.origins), "wss": Policy(options.origins, is_tls=True)}
 
 
 class _Everybody:

@@ -104,11 +104,11 @@ class WebSocket:
     def _handshake(self, data: bytes) -> bytes:
         head = self._partial + data
         end = head.find(b"\r\n\r\n", max(0, len(self._partial) - 3))
-        if end > HEAD or (end < 0 and len(head) > HEAD):
+        if head and not b"A" <= head[:1] <= b"Z":
+            raise UpgradeError(400, "this is no HTTP request")
+        if (end + 4 if end >= 0 else len(head)) > HEAD:
             raise UpgradeError(431, f"the head of the request has more than {HEAD} bytes")
         if end < 0:
-            if not b"GET ".startswith(head[:4]) and (head[:1] < b"A" or head[:1] > b"Z"):
-                raise UpgradeError(400, "this is no HTTP request")
             self._partial = head
             return b""
         if len(head) > end + 4:

@@ -1,6 +1,7 @@
-"""Looks at a set-up without changing it: what `tstack doctor` and `tserve -check-config` have in common.
+"""Looks at a set-up without changing it: machine, certificates, data directory and store; `listener_checks.py` has the rest.
 
-A check says what it looked at, what it found, and what to do about it. Nothing is made, listened on or connected to here.
+`tstack doctor` and `tserve -check-config` have these in common. A check says what it looked at, what it found, and what to do
+about it. Nothing is made, listened on or connected to here.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ import os
 import resource
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 from tstack import service
 from tstack.cli import settings as declared
@@ -22,13 +21,11 @@ from tstack.cli.program import open_store
 from tstack.env import Values
 from tstack.errors import Failure
 from tstack.pki.certificates import (
-    ClientCertificate,
     check_authority,
     check_dates,
     check_key,
     expires_in,
     load_certificates,
-    server_context,
 )
 from tstack.pki.files import CertsFolder
 from tstack.pki.keys import load_key
@@ -110,26 +107,32 @@ def certificates(values: Values) -> list[Finding]:
     authority = Path(values[declared.CA_FILE] or certs.trusted)
     if not values[declared.CERT_FILE] and not certs.trusted.exists() and not certs.ca_key.exists():
         return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
+    with certs.recovering():
+        return _certificate_files(certs, cert, key, authority, bool(values[declared.CERT_FILE]))
+
+
+def _certificate_files(certs: CertsFolder, cert: Path, key: Path, authority: Path, is_named: bool) -> list[Finding]:
     found = []
     ca_certificates = load_certificates(authority)
     check_authority(ca_certificates[0], authority)
-    found.append(_validity("CA certificate", authority))
-    if cert.exists() or values[declared.CERT_FILE]:
+    found.append(validity("CA certificate", authority))
+    if cert.exists() or is_named:
         certificate = load_certificates(cert)[0]
         check_key(certificate, load_key(key), cert, key)
-        found.append(_validity("server certificate", cert))
-        found.append(_private("server key", key))
+        found.append(validity("server certificate", cert))
+        found.append(private("server key", key))
     for name, crt, key in (
         ("CA key", certs.ca_crt, certs.ca_key),
         ("issuing key", certs.issuing_crt, certs.issuing_key),
     ):
         if key.exists():
             check_key(load_certificates(crt)[0], load_key(key), crt, key)
-            found.append(_private(name, key))
+            found.append(private(name, key))
     return found
 
 
-def _validity(name: str, path: Path) -> Finding:
+def validity(name: str, path: Path) -> Finding:
+    """How long a certificate is still good. Raises `Failure` when it is not."""
     certificate = load_certificates(path)[0]
     check_dates(certificate, path)
     left = expires_in(certificate).days
@@ -138,7 +141,8 @@ def _validity(name: str, path: Path) -> Finding:
     return Finding(name, OK, f"{path}, valid for {left} more days")
 
 
-def _private(name: str, path: Path) -> Finding:
+def private(name: str, path: Path) -> Finding:
+    """Can nobody else read a key?"""
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         return Finding(name, BAD, f"{path} has mode {mode:04o}: others can read it", f"chmod 600 {path}")
@@ -159,43 +163,6 @@ def data_directory(values: Values) -> list[Finding]:
     return [Finding("data directory", OK, f"{folder}, {free >> 30} GiB free")]
 
 
-def broker_files(values: Values) -> list[Finding]:
-    """What `tserve` serves TLS with: the files taken together, as the broker will take them."""
-    if not values[declared.ADDR_TLS]:
-        return [Finding("TLS", OK, "no listener asks for it")]
-    folder = Path(values[declared.CERTS_DIR])
-    found = certificates(values)
-    cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
-    key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or CertsFolder(folder).trusted)
-    if cert.exists():
-        server_context(cert, key, authority, client=cast("ClientCertificate", values[declared.CLIENT_CERTIFICATE]))
-        found.append(Finding("TLS", OK, f"{cert}, {key} and {authority} go together"))
-    elif authority.exists() and not (folder / "ca.key").exists():
-        raise Failure(
-            f"there is neither a server certificate {cert} nor a {folder / 'ca.key'} to make one with",
-            "copy mqtt.crt and mqtt.key here, or name them with -certfile and -keyfile",
-        )
-    return found
-
-
-def listeners(values: Values) -> list[Finding]:
-    """Is an address named twice? Whether it is free is not asked: a broker that runs already must not make this fail."""
-    named = [
-        (setting, where)
-        for setting in (declared.ADDR, declared.ADDR_TLS, declared.ADDR_ADMIN)
-        for where in values[setting]
-    ]
-    count = Counter(where for _, where in named if where.port)
-    found = []
-    for setting, where in named:
-        if count[where] > 1:
-            found.append(Finding(f"-{setting.flag}", BAD, f"{where} is named twice", "give each listener its own port"))
-        else:
-            found.append(Finding(f"-{setting.flag}", OK, str(where)))
-    return found
-
-
 def store_settings(values: Values) -> list[Finding]:
     """Do the settings of the store make sense? It is not connected to."""
     open_store(values)
@@ -209,7 +176,3 @@ def store_settings(values: Values) -> list[Finding]:
         cert, key = values[declared.ETCD_CERT_FILE], values[declared.ETCD_KEY_FILE]
         check_key(load_certificates(cert)[0], load_key(key), cert, key)
     return [Finding("store", OK, " ".join(hosts))]
-
-
-BROKER: tuple[Check, ...] = (machine, listeners, broker_files, data_directory, store_settings)
-"""What `tserve -check-config` looks at."""

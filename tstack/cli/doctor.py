@@ -16,10 +16,26 @@ from pathlib import Path
 from tstack.cli import checks
 from tstack.cli import settings as declared
 from tstack.cli.checks import BAD, OK, WARNING, Finding
+from tstack.cli.listener_checks import BROKER, TCP
 from tstack.cli.program import Parser, open_store, start
-from tstack.env import Values
+from tstack.env import Address, Values
 from tstack.errors import Failure
 from tstack.identity.users import USER_PREFIX, User
+
+PATIENCE = 3.0
+"""Seconds that whoever listens has to answer."""
+
+MQTT = (b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00", b"\x20\x02")
+_WEBSOCKET = (
+    (
+        b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dHN0YWNrIGRvY3RvciAhIQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+    ),
+    b"HTTP/1.1 101 ",
+)
+_ADMIN = (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 ")
+ASKED = {"ws": _WEBSOCKET, "wss": _WEBSOCKET, "admin": _ADMIN}
+"""By listener: what is said, and how a broker's answer begins; on all others `MQTT`."""
 
 EXAMPLES = """\
   tstack doctor                                          the set-up of `tstack up` in this folder
@@ -47,7 +63,8 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
 
 async def examine(values: Values) -> list[Finding]:
     """All checks, in the order in which a person would mend things."""
-    findings = checks.examine(values, (checks.machine, checks.certificates, checks.data_directory))
+    served = (checks.certificates,) if not values[declared.ADDR_TLS] and not values[declared.ADDR_WSS] else ()
+    findings = checks.examine(values, (*BROKER, *served))  # treg signs by them, whatever the broker listens on
     remote: list[tuple[str, Callable[[Values], Awaitable[list[Finding]]]]] = [("store", _store), ("ports", _ports)]
     for name, ask in remote:
         try:
@@ -87,38 +104,60 @@ async def _store(values: Values) -> list[Finding]:
 
 async def _ports(values: Values) -> list[Finding]:
     """Who answers where we would listen? Ours, somebody else's program, or nobody."""
-    found = []
-    for setting, tls in ((declared.ADDR, False), (declared.ADDR_TLS, True)):
-        for where in values[setting]:
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
-            state, text = await asyncio.to_thread(_probe, host, where.port, tls)
-            hint = "another program listens there: stop it, or choose another port" if state == BAD else ""
-            found.append(Finding(f"port {where}", state, text, hint))
-    return found
+    asked: list[tuple[str, str, Address | str]] = [
+        (f"port {where}", scheme, where)
+        for scheme, setting in (*TCP.items(), ("admin", declared.ADDR_ADMIN))
+        for where in values[setting]
+        if where.port
+    ]
+    if values[declared.ADDR_UNIX]:
+        asked.append((f"socket {values[declared.ADDR_UNIX]}", "unix", values[declared.ADDR_UNIX]))
+    proxied = values[declared.PROXY_PROTOCOL]  # who is no proxy gets no answer there
+    return [await _looked_at(name, scheme, where) for name, scheme, where in asked if scheme not in proxied]
 
 
-def _probe(host: str, port: int, tls: bool) -> tuple[str, str]:
-    """Connect and say CONNECT without a user: a broker answers with a CONNACK that refuses it."""
-    connect = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x05\x00\x00"
+async def _looked_at(name: str, scheme: str, where: Address | str) -> Finding:
+    state, text = await asyncio.to_thread(_probe, scheme, where)
+    return Finding(
+        name, state, text, "another program listens there: stop it, or choose another" if state == BAD else ""
+    )
+
+
+def _probe(scheme: str, where: Address | str) -> tuple[str, str]:
+    """Connect, and say what a broker answers to: a CONNECT without a user, a WebSocket's upgrade, or GET /healthz."""
     try:
-        with socket.create_connection((host, port), timeout=3) as plain:
-            if not tls:
-                return _judge(plain, connect)
+        with _connected(where) as plain:
+            if scheme not in ("mqtts", "wss"):
+                return _judge(plain, scheme)
             context = ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE  # only to see what speaks there; nothing secret is sent
             with context.wrap_socket(plain) as wrapped:
-                return _judge(wrapped, connect)
-    except ConnectionRefusedError:
+                return _judge(wrapped, scheme)
+    except (ConnectionRefusedError, FileNotFoundError):
         return OK, "nobody listens there: free"
     except OSError as error:
         return BAD, f"does not answer like a broker: {error}"
 
 
-def _judge(connection: socket.socket, connect: bytes) -> tuple[str, str]:
-    connection.settimeout(3)
-    connection.sendall(connect)
-    answer = connection.recv(4)
-    if answer[:2] == b"\x20\x02":
+def _connected(where: Address | str) -> socket.socket:
+    if isinstance(where, Address):
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
+        return socket.create_connection((host, where.port), timeout=PATIENCE)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(PATIENCE)
+        connection.connect(where)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _judge(connection: socket.socket, scheme: str) -> tuple[str, str]:
+    connection.settimeout(PATIENCE)
+    question, expected = ASKED.get(scheme, MQTT)
+    connection.sendall(question)
+    if connection.recv(len(expected)) == expected:
         return OK, "a broker answers"
     return BAD, "something answers that is no MQTT broker"

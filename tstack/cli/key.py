@@ -85,8 +85,16 @@ def sealer_of(values: Values, *, make: bool = False) -> Callable[[], Sealer]:
     text = values[declared.SEAL_KEY]
     if text:
         return lambda: Sealer.from_text(text, "-sealkey")
-    path = Path(values[declared.CERTS_DIR]) / "seal.key"
+    path = _seal_file(values)
     return lambda: ensure_sealer(path) if make else load_sealer(path)
+
+
+def _seal_file(values: Values) -> Path:
+    return Path(values[declared.CERTS_DIR]) / "seal.key"
+
+
+def _seal_source(values: Values) -> str:
+    return "the keys of -sealkey" if values[declared.SEAL_KEY] else str(_seal_file(values).absolute())
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------
@@ -130,6 +138,7 @@ def _add(values: Values, flags: argparse.Namespace) -> Work:
         lines = [f"key {made.name}: added", f"registration key: {secret}", "This is the only time that it is shown."]
         if sealer:
             lines.append("It belongs on no device: give each device its own, from tuser key derive.")
+            lines.append(f"It was sealed with {_seal_source(values)}, which every treg needs.")
         return Answer(lines, [{**public(KeyUse(made, 0)), "RegistrationKey": secret}])
 
     return work

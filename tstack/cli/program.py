@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 import time
@@ -20,6 +21,8 @@ from tstack.cli import settings as declared
 from tstack.env import SAME, Defaults, Setting, Values, add_flags, resolve
 from tstack.errors import Failure, UsageError
 from tstack.store.interface import Store, StoreUnavailable
+
+log = logging.getLogger("tstack.cli")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -149,13 +152,13 @@ async def _open(store: Store, patience: float, stopping: asyncio.Event) -> None:
             if left <= 0:
                 raise
             if not told:
-                print(f"waiting up to {patience:g} s for the store: {error.message}", file=sys.stderr, flush=True)
+                log.warning("waiting up to %g s for the store: %s", patience, error.message)
                 told = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), min(1.0, left))
             raise service.Stopped
     if told:
-        print("the store is there", file=sys.stderr, flush=True)
+        log.warning("the store is there")  # a warning, so that where the first line was shown this one is too
 
 
 def required(values: Values, *settings: Setting[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(values: Values, flags: argparse.Namespace) -> int:
     check_usage(values)
     if flags.check_config:
-        findings = checks.examine(values, checks.BROKER)
+        from tstack.cli.listener_checks import BROKER
+
+        findings = checks.examine(values, BROKER)
         checks.show(findings)
         return checks.exit_code(findings)
     options = broker_options(values)
-    reload = Reload(declared.TSERVE, values, flags)
+    reload = Reload(declared.TSERVE, values, flags, check=check_usage)
     return service.run("tserve", lambda life: _serve(life, values, options, reload))
 
 
@@ -55,7 +58,7 @@ async def _serve(life: service.Life, values: Values, options: Options, reload: R
     broker = Broker(store, options, on_failure=life.stop)
     async with opened(store, values[declared.STORE_WAIT], life.stopping):
         await broker.start()
-        life.on_reload(reload)
+        life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         life.on_reload(broker.reload)
         service.notify(
             f"READY=1\nSTATUS=serving {' '.join(f'{scheme}://{where}' for scheme, where in broker.addresses)}"
@@ -74,11 +77,6 @@ def check_usage(values: Values) -> None:
         raise UsageError("addr and addrTls cannot both be blank", "give at least one address to listen on")
     if bool(values[declared.CERT_FILE]) != bool(values[declared.KEY_FILE]):
         raise UsageError("-certfile and -keyfile go together", "give both, or neither")
-
-
-def broker_options(values: Values) -> Options:
-    """What the settings say. Makes CA and server certificate when none are named and there are none. Raises `Failure`."""
-    cert, key, ca = values[declared.CERT_FILE], values[declared.KEY_FILE], values[declared.CA_FILE]
     proxied, trusted = frozenset(values[declared.PROXY_PROTOCOL]), values[declared.TRUST_PROXIES]
     if unknown := proxied - SCHEMES:
         raise UsageError(f"-proxyprotocol: {min(unknown)!r} is no listener", f"they are {', '.join(sorted(SCHEMES))}")
@@ -86,21 +84,35 @@ def broker_options(values: Values) -> Options:
         raise UsageError(
             "-proxyprotocol needs -trustproxies", "name the addresses of the proxies; nobody else may connect"
         )
+
+
+def live_options(options: Options, values: Values) -> Options:
+    """The options with what `Broker.configure` can change in a running broker as the settings say now."""
+    return replace(
+        options,
+        origins=frozenset(origin.lower() for origin in values[declared.ORIGINS]),
+        trusted_proxies=values[declared.TRUST_PROXIES],
+        limits=values[declared.LIMITS],
+        trusted=values[declared.TRUSTED_NETWORKS],
+    )
+
+
+def broker_options(values: Values) -> Options:
+    """What the settings say. Makes CA and server certificate when none are named and there are none. Raises `Failure`."""
+    cert, key, ca = values[declared.CERT_FILE], values[declared.KEY_FILE], values[declared.CA_FILE]
     if values[declared.ADDR_TLS] or values[declared.ADDR_WSS]:
         folder = CertsFolder(Path(values[declared.CERTS_DIR]))
         if not cert:
             folder.prepare(values[declared.BROKER_NAME])
         cert, key, ca = cert or str(folder.mqtt_crt), key or str(folder.mqtt_key), ca or str(folder.trusted)
-    return Options(
+    options = Options(
         plain=values[declared.ADDR],
         tls=values[declared.ADDR_TLS],
         ws=values[declared.ADDR_WS],
         wss=values[declared.ADDR_WSS],
         unix=Path(values[declared.ADDR_UNIX]) if values[declared.ADDR_UNIX] else None,
         unix_mode=values[declared.UNIX_MODE],
-        origins=frozenset(origin.lower() for origin in values[declared.ORIGINS]),
-        proxy_protocol=proxied,
-        trusted_proxies=trusted,
+        proxy_protocol=frozenset(values[declared.PROXY_PROTOCOL]),
         crl_file=Path(values[declared.CRL_FILE]) if values[declared.CRL_FILE] else None,
         sni_certificates=tuple((Path(cert), Path(key)) for cert, key in values[declared.SNI_CERTIFICATES]),
         admin=values[declared.ADDR_ADMIN],
@@ -113,6 +125,5 @@ def broker_options(values: Values) -> Options:
         durability=values[declared.DURABILITY],
         sys_interval=values[declared.SYS_INTERVAL],
         journal=Path(values[declared.DATA_DIR]) / "journal.db",
-        limits=values[declared.LIMITS],
-        trusted=values[declared.TRUSTED_NETWORKS],
     )
+    return live_options(options, values)

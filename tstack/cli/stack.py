@@ -20,7 +20,7 @@ from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
 from tstack.cli.reload import Reload
-from tstack.cli.serve import broker_options, check_usage
+from tstack.cli.serve import broker_options, check_usage, live_options
 from tstack.env import Values
 from tstack.errors import Failure
 from tstack.pki.files import CertsFolder
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(values: Values, flags: argparse.Namespace) -> int:
     check_usage(values)
-    reload = Reload(declared.UP, values, flags, declared.UP_DEFAULTS)
+    reload = Reload(declared.UP, values, flags, declared.UP_DEFAULTS, check_usage)
     return service.run("tstack", lambda life: _serve(life, values, reload))
 
 
@@ -82,7 +82,7 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
         _greet(values, broker, registration, key, fresh)
-        life.on_reload(reload)
+        life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")

@@ -81,6 +81,7 @@ class Client:
         self._closing = False
         self._failure: Failure | None = None
         self._last: Failure | None = None
+        self._blamed: Entry | None = None
         self._last_id = 0
         self._last_ns = 0
         self._task: asyncio.Task[None] | None = None
@@ -248,14 +249,21 @@ class Client:
         delay = self._backoff.next()
         hint = ""
         if 0 < lasted < STABLE_AFTER:
-            hint = (
-                f" after {lasted:.1f} s (is there another client {clean(self.client_id)}, or does it refuse a message?)"
-            )
+            hint = f" after {lasted:.1f} s ({self._suspicion()})"
         log.warning("%s%s; trying again in %.1f s", clean(str(self._last)), hint, delay)
         await asyncio.sleep(delay)
 
+    def _suspicion(self) -> str:
+        """Why a broker may have ended a connection soon; MQTT 3.1.1 has no words for it."""
+        if self._blamed is not None:
+            return (
+                f"does it refuse the message to {clean(self._blamed.topic)}? the user's rights may not cover that topic"
+            )
+        return f"is there another client {clean(self.client_id)}?"
+
     async def _connection(self) -> None:
         """One connection, from its first packet to its end, which always is an exception."""
+        self._blamed = None
         link = Link(self._options, self.client_id, self.address)
         if self._context is not None and self._options.cert_file:  # perhaps renewed since
             with contextlib.suppress(Failure):  # it is just being replaced: what was loaded before will do
@@ -272,7 +280,7 @@ class Client:
             if isinstance(cause, _Closing):
                 await link.close()
             elif isinstance(cause, Unreachable) and not isinstance(cause, Silent):
-                self._outbox.ended_by_broker()
+                self._blamed = self._outbox.ended_by_broker()
             raise cause from None
         finally:
             self._link_down()

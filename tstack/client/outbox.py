@@ -113,17 +113,18 @@ class Outbox:
             if not entry.done.done():
                 entry.done.set_result(None)
 
-    def ended_by_broker(self) -> None:
-        """The broker closed the connection: the oldest in flight may be the reason."""
+    def ended_by_broker(self) -> Entry | None:
+        """The broker closed the connection: the oldest in flight, if there is one, may be the reason, and is returned."""
         oldest = next(iter(self._flying.values()), None)
         if oldest is None:
-            return
+            return None
         oldest.ended += 1
         if oldest.ended >= BLAMED:
             self._flying.pop(oldest.packet_id)
             self._count(-oldest.size)
             if not oldest.done.done():
                 oldest.done.set_exception(refusal(oldest))
+        return oldest
 
     def fail(self, error: Exception) -> None:
         """Nothing will be sent any more."""

@@ -39,10 +39,14 @@ class Backoff:
     """When somebody may try again. `first`: seconds of the first wait, 0 for none. Forgotten `window` seconds after a wait."""
 
     def __init__(self, first: float, window: float, size: int) -> None:
+        self._tries: dict[Hashable, _Tries] = {}
+        self.configure(first, window, size)
+
+    def configure(self, first: float, window: float, size: int) -> None:
+        """Other figures from now on; waits that have begun stay as they are."""
         self._first = first
         self._window = window
         self._size = size
-        self._tries: dict[Hashable, _Tries] = {}
 
     def __len__(self) -> int:
         """How many are remembered."""
@@ -84,12 +88,16 @@ class Strikes:
     """Who is to be banned: `failures` (0: nobody) within `window` seconds; first for `ban` seconds, at most for `longest`."""
 
     def __init__(self, failures: int, window: float, ban: float, longest: float, size: int) -> None:
+        self._records: dict[Hashable, _Record] = {}
+        self.configure(failures, window, ban, longest, size)
+
+    def configure(self, failures: int, window: float, ban: float, longest: float, size: int) -> None:
+        """Other figures from now on; what has been counted stays."""
         self._every = window / failures if failures else 0.0
         self._room = window - self._every + GRAIN  # less than one token is left above it
         self._ban = ban
         self._longest = longest
         self._size = size
-        self._records: dict[Hashable, _Record] = {}
 
     def __len__(self) -> int:
         """How many are remembered."""
@@ -120,5 +128,5 @@ class Strikes:
 def _keep(table: dict[K, V], key: K, value: V, size: int) -> None:
     """Put an entry last, and drop the first one when there are too many."""
     table[key] = value
-    if len(table) > size:
+    while len(table) > size:
         del table[next(iter(table))]

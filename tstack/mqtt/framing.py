@@ -80,15 +80,15 @@ def decode(buffer: bytes, pos: int, version: int, max_size: int = MAX_PACKET) ->
     `version` is the connection's, or 0 while no CONNECT has come, when anything but a CONNECT is a `ProtocolViolation`
     [MQTT-3.1.0-1]. What is wrong with the fixed header is told before the body is there. `max_size` is that of `read_header`.
     """
-    first, body, length = read_header(buffer, pos, len(buffer), max_size, version)
-    if first < 0:
+    if pos >= len(buffer):
         return None
-    kind = first >> 4
+    kind = buffer[pos] >> 4
     if kind == 0:
         raise MalformedError("packet type 0 is reserved")
     if version == 0 and kind != PacketType.CONNECT:
         raise ProtocolViolation("the first packet is not a CONNECT")
-    check_flags(kind, first & 15, version)
+    check_flags(kind, buffer[pos] & 15, version)
+    first, body, length = read_header(buffer, pos, len(buffer), max_size, version)
     if length < 0 or body + length > len(buffer):
         return None
     packet = decode_body(first, buffer[body : body + length], version)

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tstack.errors import Failure
-from tstack.pki.keys import PrivateKey, load_key, read_pem
+from tstack.pki.keys import Damaged, PrivateKey, load_key, read_pem
 
 log = logging.getLogger("tstack.pki")
 
@@ -78,7 +78,7 @@ def load_certificates(path: Path | str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise Failure(f"{path}: holds no certificate in PEM", "name a PEM file with a certificate in it") from None
+        raise Damaged(path, "holds no certificate in PEM") from None
 
 
 def check_dates(certificate: x509.Certificate, path: Path | str, now: datetime | None = None) -> None:
@@ -222,9 +222,7 @@ def _check_crl(path: Path | str) -> None:
     try:
         crl = x509.load_pem_x509_crl(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise Failure(
-            f"{path}: holds no certificate revocation list in PEM", "name a PEM file with one in it"
-        ) from None
+        raise Damaged(path, "holds no certificate revocation list in PEM") from None
     if crl.next_update_utc is not None and crl.next_update_utc <= datetime.now(UTC):
         raise Failure(
             f"{path}: is out of date since {_day(crl.next_update_utc)}", "write a new one: with this, nobody gets in"

@@ -32,7 +32,7 @@ from cryptography.x509.oid import NameOID
 from tstack.errors import Failure
 from tstack.pki.authority import MAX_SERVER_NAMES, ORGANISATION, Authority, Pair, server_names
 from tstack.pki.certificates import check_dates, check_key, expires_in, load_certificates
-from tstack.pki.keys import PrivateKey, generate_key, key_pem, load_key
+from tstack.pki.keys import Damaged, PrivateKey, generate_key, key_pem, load_key
 
 log = logging.getLogger("tstack.pki")
 
@@ -79,7 +79,7 @@ class CertsFolder:
 
     def ensure_authority(self) -> Authority:
         """The authority in this folder that signs certificates, made now when there is none. Raises `Failure`."""
-        with self._lock():
+        with self._lock(), self.recovering():
             if _there(self.issuing_crt) or _there(self.issuing_key):
                 self._pair_is_there(self.issuing_crt, self.issuing_key)
                 _warn_if_public(self.issuing_key)
@@ -101,7 +101,7 @@ class CertsFolder:
             raise Failure(
                 f"server certificate: {error}", "name the broker as devices reach it, as in mqtt.example.org"
             ) from None
-        with self._lock():
+        with self._lock(), self.recovering():
             if self._pair_is_there(self.mqtt_crt, self.mqtt_key):
                 _warn_if_public(self.mqtt_key)
                 self._renew_server(authority, wanted, names)
@@ -129,6 +129,23 @@ class CertsFolder:
         """Write `ca.crl`, in place of one that is there. Raises `Failure`."""
         with self._lock():
             self._write(self.ca_crl, pem, 0o644)
+
+    @contextlib.contextmanager
+    def recovering(self) -> Iterator[None]:
+        """What is found damaged within, of the files of this folder, is said with the way out of it."""
+        try:
+            yield
+        except Damaged as damaged:
+            for crt, key in ((self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key)):
+                if damaged.path in (crt, key):
+                    hint = (
+                        f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
+                        f"or move {crt.name} and {key.name} away, and a new pair is made"
+                    )
+                    if crt == self.ca_crt:
+                        hint += ", which every client has to be given: none of the old certificates holds then"
+                    raise Failure(damaged.message, hint) from None
+            raise
 
     # -- the server certificate ----------------------------------------------------------------------------------------
 

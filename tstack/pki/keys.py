@@ -35,6 +35,16 @@ _CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
+class Damaged(Failure):
+    """A file that is there and holds something else than it should; `CertsFolder.recovering` knows more to do about it."""
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        super().__init__(
+            f"{path}: {message}", "it is damaged or of another kind: put it back from a copy, or name another file"
+        )
+        self.path = Path(path)
+
+
 class CsrError(ValueError):
     """A certificate signing request that no certificate is issued for; the text says why."""
 
@@ -81,9 +91,7 @@ def load_key(path: Path | str) -> PrivateKey:
             f"nobody is there to type its password: `openssl pkey -in {path} -out PLAIN.key`, and use that with mode 0600",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise Failure(
-            f"{path}: holds no private key in PEM", "name a PEM file that begins with a private key"
-        ) from None
+        raise Damaged(path, "holds no private key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) or weakness(key.public_key()):
         raise Failure(f"{path}: the private key is of a kind or size that is not taken", f"use {ALLOWED}")
     return key

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tstack.identity.issued import IssuedCertificate, time_text
 from tstack.identity.keys import RegistrationKey
-from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password
+from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password, scram_verifier
 from tstack.pki.authority import Authority
 from tstack.pki.keys import PublicKey, generate_key, key_pem
 from tstack.registration.wanted import Registered, Wanted
@@ -26,11 +27,23 @@ THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Password:
+    """A password and what is kept of it: its bcrypt hash, and its verifier for SCRAM."""
+
+    text: str = field(repr=False)
+    hash: bytes = field(repr=False)
+    scram: str = field(repr=False)
+
+
+NO_PASSWORD: Final = Password("", b"", "")
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """Credentials for one name."""
 
     answer: Registered
-    password_hash: bytes
+    password: Password
     public_digest: str
     """SHA-256 of the device's public key; blank without a certificate."""
     record: IssuedCertificate | None
@@ -51,19 +64,16 @@ class Maker:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def password(self, wanted: Wanted) -> tuple[str, bytes]:
-        """A new password and its hash; blank when the device wants none."""
+    async def password(self, wanted: Wanted) -> Password:
+        """A new password; `NO_PASSWORD` when the device wants none."""
         if not wanted.password and wanted.way != "password":
-            return "", b""
-        password = generate_password()
-        loop = asyncio.get_running_loop()
-        return password, await loop.run_in_executor(self._threads, hash_password, password, DEVICE_COST)
+            return NO_PASSWORD
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _new_password)
 
-    def credentials(self, name: str, wanted: Wanted, key: RegistrationKey, password: tuple[str, bytes]) -> Made:
+    def credentials(self, name: str, wanted: Wanted, key: RegistrationKey, password: Password) -> Made:
         """All that the device `name` gets. Raises `Failure` when the authority has expired."""
-        base = Registered(name, self.broker_url, self.ca_pem, password[0])
         if wanted.way == "password":
-            return Made(base, password[1], "", None)
+            return Made(Registered(name, self.broker_url, self.ca_pem, password.text), password, "", None)
         private_pem = ""
         public_key = wanted.public_key
         if public_key is None or wanted.way == "server-key":
@@ -75,10 +85,15 @@ class Maker:
             issued.key_algorithm, wanted.way, key.name,
         )  # fmt: skip
         answer = Registered(
-            name, self.broker_url, self.ca_pem, password[0], issued.certificate_pem, private_pem, issued.serial,
+            name, self.broker_url, self.ca_pem, password.text, issued.certificate_pem, private_pem, issued.serial,
             record.not_after,
         )  # fmt: skip
-        return Made(answer, password[1], public_digest(public_key), record)
+        return Made(answer, password, public_digest(public_key), record)
+
+
+def _new_password() -> Password:
+    text = generate_password()
+    return Password(text, hash_password(text, DEVICE_COST), scram_verifier(text, DEVICE_COST))
 
 
 def public_digest(key: PublicKey) -> str:

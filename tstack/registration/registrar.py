@@ -24,7 +24,7 @@ from tstack.registration.batch import Batch
 from tstack.registration.errors import BadRequest, Conflict, Forbidden, Later, QuotaUsedUp
 from tstack.registration.leases import Hourly
 from tstack.registration.limits import Limits
-from tstack.registration.making import Made, Maker, public_digest
+from tstack.registration.making import Made, Maker, Password, public_digest
 from tstack.registration.names import random_name
 from tstack.registration.replay import KEPT_SECONDS, Replay
 from tstack.registration.wanted import Registered, Waiting, Wanted
@@ -129,7 +129,7 @@ class Registrar:
                 self._in_flight.discard(replay.id)
 
     async def _register(self, job: _Job) -> Registered | Waiting:
-        password: tuple[str, bytes] | None = None
+        password: Password | None = None
         for attempt in range(self._limits.name_attempts):
             look = attempt > 0 or self._may_be_known(job)
             answered = await self._answered(job) if look else None
@@ -211,7 +211,7 @@ class Registrar:
 
     # -- what is written -----------------------------------------------------------------------------------------------
 
-    async def _make(self, job: _Job, known: _Hardware | None, password: tuple[str, bytes]) -> Registered | None:
+    async def _make(self, job: _Job, known: _Hardware | None, password: Password) -> Registered | None:
         """Make it and write it; None when something was not as it was thought to be."""
         if known is not None and known.user is not None:
             made, changes = await self._again(job, known.user, known, password)
@@ -219,7 +219,7 @@ class Registrar:
         made, changes = self._new(job, known, password)
         return made if await self._write(job, "device.registered", made, changes, job.key) else None
 
-    def _new(self, job: _Job, known: _Hardware | None, password: tuple[str, bytes]) -> tuple[Registered, list[Change]]:
+    def _new(self, job: _Job, known: _Hardware | None, password: Password) -> tuple[Registered, list[Change]]:
         """A device of a name that is free, as far as is known here."""
         name, revision = self._pick_name(), 0
         for _ in range(self._limits.name_attempts):
@@ -232,7 +232,8 @@ class Registrar:
         now = now_text()
         user = User(
             name,
-            password=made.password_hash,
+            password=made.password.hash,
+            scram=made.password.scram,
             rights=job.key.rights_of(name),
             device_type=job.key.device_type or job.wanted.device_type,
             created=now,
@@ -247,7 +248,7 @@ class Registrar:
         return made.answer, changes + _index(made)
 
     async def _again(
-        self, job: _Job, user: User, known: _Hardware, password: tuple[str, bytes]
+        self, job: _Job, user: User, known: _Hardware, password: Password
     ) -> tuple[Registered, list[Change]]:
         """New credentials for a device that is known. With `rotate`, all that it had before is no longer good."""
         made = self._maker.credentials(user.name, job.wanted, job.key, password)
@@ -255,8 +256,8 @@ class Registrar:
         rotate = job.key.repeat == "rotate"
         kept = () if rotate else user.certificates[-(SAME_KEPT - 1) :]
         changed = replace(user, certificates=kept + serials, changed=now_text())
-        if rotate or made.password_hash:
-            changed = replace(changed, password=made.password_hash, scram="")
+        if rotate or made.password.hash:
+            changed = replace(changed, password=made.password.hash, scram=made.password.scram)
         revocation = Revocation(user.name, "superseded", changed.changed).to_json()
         dropped = [revoked_key(serial) for serial in user.certificates if serial not in kept]
         revoked = [Put(key, revocation) for key in dropped if await self._store.get(key) is None]

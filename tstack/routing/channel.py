@@ -32,6 +32,7 @@ from tstack.mqtt.errors import (
     QuotaExceeded,
     ReceiveMaximumExceeded,
     TopicAliasInvalid,
+    shown,
 )
 from tstack.mqtt.framing import MAX_PACKET, read_header
 from tstack.mqtt.packets import Auth, Disconnect, Publish, Subscribe, Unsubscribe
@@ -507,7 +508,7 @@ class Channel(Outlet):
         if self.version >= 5 and pid:
             self._answer(qos, pid, ReasonCode.NOT_AUTHORIZED, reason="may not publish there")
         else:
-            self.fail(MqttError(f"may not publish to {topic}", ReasonCode.NOT_AUTHORIZED))
+            self.fail(MqttError(f"may not publish to {shown(topic)}", ReasonCode.NOT_AUTHORIZED))
 
     def _no_room(self, session: Session, qos: int, pid: bytes) -> None:
         """A receiver has no room: wait, unless the patience for it is used up; then refuse, and acknowledge nothing."""

@@ -107,14 +107,14 @@ class Journal:
         self.changes += 1
 
     def end(self, session: Session) -> None:
-        """The session is over, with all that it is owed: whoever writes the batch leaves nothing of it."""
+        """The session is over, or lives on in memory alone: whoever writes the batch leaves nothing of it, nor of its debts."""
         if not session.number:
             return
         for delivery in session.owed():
             self._unref(delivery.message)
-            delivery.sequence = 0  # the session may live on without us, until its connection ends
+            delivery.sequence = 0  # what is done from now on is nothing to the journal
         self.open.sessions[session.number] = None
-        session.number = 0
+        session.let_go_of_journal()
         self.changes += 1
 
     def subscribed(self, session: Session, name: str, subscription: Subscription | None) -> None:

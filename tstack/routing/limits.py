@@ -141,6 +141,9 @@ class Limits:
     """Bans that the broker imposes at a time, and addresses (and pairs of address and user) whose failures it remembers."""
 
 
+TOLD: Final = frozenset({"packet", "receive_maximum", "topic_aliases"})
+"""The fields that a 5.0 client is told when it connects: what it was told holds, so these do not change in a running broker."""
+
 SIZES: Final = frozenset(
     {
         "packet_before_login", "packet", "topic_bytes", "queue_bytes", "output", "retained_bytes", "byte_rate",

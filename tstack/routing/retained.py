@@ -28,6 +28,10 @@ class Retained:
         self.count = 0
         self.bytes = 0
 
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on."""
+        self._limits = limits
+
     def store(self, message: Message) -> bool:
         """Keep it as its topic's retained message; an empty payload removes the one that is there [MQTT-3.3.1-10].
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
-from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation
+from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation, shown
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
 from tstack.routing import answers
@@ -69,6 +69,14 @@ class Router:
         self.on_offence: Callable[[Channel, MqttError], None] | None = None
         """Told when a channel is closed because of what its client did."""
 
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on. What is kept or connected beyond a smaller one stays, and nothing is added to it."""
+        self.limits = limits
+        self.retained.limit(limits)
+        self.system.limit(limits)
+        self.sessions.limit(limits)
+        self.generation += 1  # a topic that has a route may be too long now
+
     # -- routes ------------------------------------------------------------------------------------------------------------
 
     def route(self, topic: bytes, session: Session) -> Route:
@@ -77,6 +85,8 @@ class Router:
             text = topic.decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedError("the topic name is not UTF-8") from None
+        if "\0" in text:
+            raise MalformedError("the topic name has U+0000 in it")  # [MQTT-1.5.4-2]
         if not topic and session.version >= 5:
             raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
@@ -316,7 +326,7 @@ class Router:
             raise MqttError("no local on a shared subscription", ReasonCode.PROTOCOL_ERROR)  # [MQTT-3.8.3-4]
         if not session.permissions.may_subscribe(filter_):
             self.counters.subscriptions_denied += 1
-            raise MqttError(f"may not subscribe to {filter_}", ReasonCode.NOT_AUTHORIZED)
+            raise MqttError(f"may not subscribe to {shown(filter_)}", ReasonCode.NOT_AUTHORIZED)
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
             self.counters.hit("subscriptions")
             raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)

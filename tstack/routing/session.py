@@ -197,6 +197,11 @@ class Session(Timed):
         self._shared = None
         self._again = None
 
+    def let_go_of_journal(self) -> None:
+        """The journal keeps nothing of it any more."""
+        self.number = 0
+        self._owed = None
+
     def unfinished_shares(self) -> list[Delivery]:
         """What another member of a shared subscription may take over: QoS 1 in flight, and what was never sent.
 
@@ -248,6 +253,7 @@ class Session(Timed):
         channel = self.channel
         if queue is not None and channel is not None:
             now = self.router.now
+            suspects = self.router.suspects
             while self._again and len(self.inflight) - len(self._again) < self.window:
                 pid = self._again.popleft()
                 if self._is_forbidden(pid):
@@ -263,7 +269,7 @@ class Session(Timed):
                     self.router.counters.drop("expired")
                     self._done(delivery)
                     continue
-                if self.router.is_revoked(message):
+                if message.user in suspects and self.router.is_revoked(message):
                     self.router.counters.drop("rights")
                     self._done(delivery)
                     continue
@@ -361,6 +367,7 @@ class Session(Timed):
                 if self._again is None:
                     self._again = deque()
                     self.queue = self.queue or deque()  # so that an acknowledgement pumps, and nothing new overtakes
+                    self.router.sessions.with_queue.add(self)
                 self._again.append(pid)
         for pid in dropped:
             self._forget(pid)

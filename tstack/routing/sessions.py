@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.connect import ConnAck, Connect
-from tstack.mqtt.errors import MqttError
+from tstack.mqtt.errors import MqttError, shown
 from tstack.mqtt.properties import Properties
 from tstack.routing import channel as channels
 from tstack.routing import outlet
@@ -20,6 +20,7 @@ from tstack.routing.aliases import Aliases
 from tstack.routing.answers import MAX_REASON
 from tstack.routing.buckets import Buckets
 from tstack.routing.deadlines import Deadlines
+from tstack.routing.limits import Limits
 from tstack.routing.message import Message, is_text
 from tstack.routing.session import Permissions, Session
 
@@ -62,8 +63,7 @@ class Sessions:
         self._stalled: set[Channel] = set()
         self.resting: set[Channel] = set()
         """Channels that are not read from because their clients are over their rate."""
-        limits = router.limits
-        self._takeovers = Buckets(limits.takeovers, limits.takeover_window / limits.takeovers, TAKEOVERS_KEPT)
+        self._takeovers = _takeovers(router.limits)
         self.connected = 0
         """Sessions that have a connection."""
         self.most_connected = 0
@@ -72,6 +72,13 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def limit(self, limits: Limits) -> None:
+        """Other limits from now on; connections have those of their window and times that were agreed when they were made."""
+        self._takeovers = _takeovers(limits)
+        for session in self._sessions.values():
+            session.limits = limits
+            session.wake()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions.values())
@@ -167,7 +174,7 @@ class Sessions:
             return None
         self._router.check_topic(will.topic, len(will.topic.encode()))
         if will.topic.startswith("$SYS") or not permissions.may_publish(will.topic):
-            raise MqttError(f"may not leave a will for {will.topic}", ReasonCode.NOT_AUTHORIZED)
+            raise MqttError(f"may not leave a will for {shown(will.topic)}", ReasonCode.NOT_AUTHORIZED)
         properties = b""
         if connect.version >= 5 and not will.properties.is_empty():
             if (
@@ -492,3 +499,7 @@ class Sessions:
         channel.waiting_since = 0.0
         if session.no_longer_waits(channel):
             self._router.awake.append(channel)
+
+
+def _takeovers(limits: Limits) -> Buckets:
+    return Buckets(limits.takeovers, limits.takeover_window / limits.takeovers, TAKEOVERS_KEPT)

@@ -23,6 +23,9 @@ log = logging.getLogger("tstack.store")
 SLICE = 200
 """Records of a resync that are looked at before the event loop has its turn: some milliseconds."""
 
+EVENTS = 50
+"""Changes that come together and are told before it has its turn: what follows from one can be more than from a record."""
+
 
 class Mirror(Generic[T]):
     """The records under `prefix`: `values` maps the key without the prefix to what `decode` made of it.
@@ -99,11 +102,15 @@ class Mirror(Generic[T]):
 
     async def _run(self, watch: Watch) -> None:
         try:
+            told = 0
             async for change in watch:
                 if isinstance(change, Resync):
                     await self._resync(change)
-                else:
-                    self._apply(change)
+                    continue
+                self._apply(change)
+                told += 1
+                if told % EVENTS == 0:
+                    await asyncio.sleep(0)
         except StoreError as error:
             log.error("the watch of %s has ended: %s", self._prefix, error.message)
         finally:

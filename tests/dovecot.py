@@ -1,0 +1,178 @@
+"""A real Dovecot for a test: IMAP, plain and TLS, on free ports of 127.0.0.1, with a folder and settings of its own.
+
+Every user name exists, each with the same password.
+"""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import imaplib
+import os
+import pwd
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.mosquitto import ServerTls
+from tests.processes import Running, free_port, need, wait_for_port
+
+_CONFIG = """
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = /dev/stderr
+protocols = imap
+listen = 127.0.0.1
+default_internal_user = {internal}
+default_login_user = {login}
+default_internal_group = {internal_group}
+first_valid_uid = 0
+first_valid_gid = 0
+mail_uid = {internal}
+mail_gid = {internal_group}
+mail_location = maildir:{folder}/mail/%u
+mail_max_userip_connections = 10000
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+passdb {{
+  driver = static
+  args = password={password}
+}}
+userdb {{
+  driver = static
+  args = uid={internal} gid={internal_group} home={folder}/home/%u
+}}
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+service anvil {{
+  chroot =
+  client_limit = 20000
+}}
+service auth {{
+  client_limit = 20000
+}}
+service imap-login {{
+  chroot =
+  client_limit = 5000
+  process_limit = 1
+  process_min_avail = 1
+  service_count = 0
+  inet_listener imap {{
+    port = {port}
+  }}
+  inet_listener imaps {{
+    port = {tls_port}
+    ssl = {ssl}
+  }}
+}}
+service imap {{
+  client_limit = 100
+  process_limit = 200
+  service_count = 0
+}}
+service stats {{
+  unix_listener stats-reader {{
+    mode = 0600
+  }}
+}}
+ssl = {ssl}
+{tls}
+{extra}
+"""
+
+
+class Dovecot:
+    """One server. `capability` replaces what it says that it can do, so that a client does without the rest."""
+
+    def __init__(
+        self,
+        *,
+        password: str = "secret",
+        tls: ServerTls | None = None,
+        capability: str = "",
+    ) -> None:
+        self._program = need("dovecot")
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="dovecot-"))  # a test's own may be closed to others
+        self.password = password
+        self.port, self.tls_port = free_port(), free_port()
+        account = pwd.getpwuid(os.getuid())
+        for name in ("run", "state", "mail", "home"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        extra = f"imap_capability = {capability}\n" if capability else ""
+        certificates = f"ssl_cert = <{tls.cert}\nssl_key = <{tls.key}\n" if tls else ""
+        self._config = folder / "dovecot.conf"
+        root = os.getuid() == 0  # then it wants users of its own for what strangers talk to
+        if root:
+            folder.chmod(0o755)
+            for path in (folder, *folder.iterdir()):
+                shutil.chown(path, "dovecot", "dovecot")
+        own, group = getpass.getuser(), grp.getgrgid(account.pw_gid).gr_name
+        self._config.write_text(
+            _CONFIG.format(
+                folder=folder,
+                internal="dovecot" if root else own,
+                internal_group="dovecot" if root else group,
+                login="dovenull" if root else own,
+                port=self.port,
+                tls_port=self.tls_port if tls else 0,
+                ssl="yes" if tls else "no",
+                tls=certificates,
+                extra=extra,
+                password=password,
+            )
+        )
+        self._running: Running | None = None
+
+    def start(self) -> Self:
+        """Start it; when this returns it takes connections."""
+        self._running = Running([self._program, "-F", "-c", self._config])
+        wait_for_port(self.port)
+        return self
+
+    def stop(self) -> None:
+        """Stop it in order; all connections end."""
+        assert self._running is not None
+        self._running.stop()
+        self._running.__exit__(None, None, None)
+
+    def kill(self) -> None:
+        """End it at once."""
+        assert self._running is not None
+        self._running.kill()
+        self._running.__exit__(None, None, None)
+
+    @property
+    def output(self) -> str:
+        """What it has logged."""
+        return self._running.output if self._running else ""
+
+    def login(self, user: str = "bob") -> imaplib.IMAP4:
+        """A connection of Python's own client, to deliver and to look with."""
+        client = imaplib.IMAP4("127.0.0.1", self.port)
+        client.login(user, self.password)
+        return client
+
+    def deliver(self, *mails: bytes, user: str = "bob", folder: str = "INBOX") -> None:
+        """Append mails to a folder, which is made when it is not there."""
+        client = self.login(user)
+        try:
+            client.create(folder)
+            for mail in mails:
+                status, answer = client.append(folder, "", "", mail)
+                assert status == "OK", answer
+        finally:
+            client.logout()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.__exit__(kind, error, trace)
+        shutil.rmtree(self._folder, ignore_errors=True)

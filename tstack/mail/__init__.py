@@ -1,0 +1,1 @@
+"""Mail watchers: mailboxes in, events on their owners' topics out."""

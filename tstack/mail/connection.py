@@ -1,0 +1,316 @@
+"""One IMAP connection: the socket, its TLS, its deadlines. What is said over it is `imap.Session`'s.
+
+Everything that waits has a deadline, DONE and LOGOUT included, and a connection that misses one is aborted: on a path that was
+cut without a word, a polite close waits as long as the question did. The kernel probes an idle connection
+(SO_KEEPALIVE) and gives up on unanswered bytes (TCP_USER_TIMEOUT), both within two minutes.
+
+An idle TLS connection of asyncio's own loop holds a buffer of 256 KiB, of which a mailbox needs 16; the class attribute that
+sets it is made smaller here. uvloop's needs 38 KiB in all and has no such knob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+from asyncio import sslproto
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tstack.mail.imap import commands
+from tstack.mail.imap.commands import Command
+from tstack.mail.imap.responses import Response, Status
+from tstack.mail.imap.session import Completed, Session
+from tstack.mail.imap.tokens import ImapError, Limits
+
+sslproto.SSLProtocol.max_size = 16 * 1024
+
+Tls = Literal["implicit", "starttls", "none"]
+
+CONNECT = 30.0
+"""Seconds for a connection, its TLS handshake and the greeting together."""
+
+COMMAND = 60.0
+"""Seconds for the end of a command, but where its sender knows better."""
+
+DONE = 20.0
+"""Seconds for the end of an IDLE that we ended."""
+
+LOGOUT = 5.0
+"""Seconds for a good-bye."""
+
+KEEPALIVE = (45, 15, 4)
+"""Seconds of silence until the kernel probes, seconds between probes, probes: a dead path is known after 105 s."""
+
+USER_TIMEOUT = 60_000
+"""Milliseconds that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482)."""
+
+
+class Lost(Exception):
+    """The connection is gone, or had to be given up. `kind`: "connect" (there never was one), "tls" (its certificate or
+    handshake is no good), "timeout", "closed", "protocol", "limit"."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Refused(Exception):
+    """The server answered a command with NO or BAD, or said BYE instead of anything else."""
+
+    def __init__(self, command: str, status: Status) -> None:
+        super().__init__(f"{command}: {status.condition} {status.text}")
+        self.command = command
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A mail server."""
+
+    host: str
+    port: int
+    tls: Tls = "implicit"
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class ImapConnection(asyncio.Protocol):
+    """A connection that is open until `close` or `Lost`. `on_response` is called for everything but the ends of commands, in
+    the order it comes, whatever is under way."""
+
+    def __init__(self, on_response: Callable[[Response], None], limits: Limits | None = None) -> None:
+        self._session = Session(limits)
+        self._on_response = on_response
+        self._transport: asyncio.Transport | None = None
+        self._completed: Completed | None = None
+        self._bye: Status | None = None
+        self._error: Lost | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.secure = False
+
+    # -- what the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        _watch_over(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for item in self._session.feed(data):
+                if isinstance(item, Completed):
+                    self._completed = item
+                    continue
+                if isinstance(item, Status) and item.condition == "BYE" and not item.tag:
+                    self._bye = item
+                self._on_response(item)
+        except ImapError as error:
+            self._give_up(Lost(error.kind, str(error)))
+        self._flush()
+        self.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        said = f": {error}" if error is not None and str(error) else ""
+        self._give_up(Lost("closed", f"the connection was closed{said}"))
+        self.wake()
+
+    # -- what the mailbox calls ---------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The protocol's state: capabilities, the open folder."""
+        return self._session
+
+    async def open(self, where: Where, context: ssl.SSLContext | None) -> None:
+        """Connect, and wait for the greeting; with STARTTLS before anything else is said.
+
+        Raises `Lost`, and `Refused` for a greeting that is a farewell.
+        """
+        try:
+            async with asyncio.timeout(CONNECT):
+                await self._connect(where, context)
+        except TimeoutError:
+            self.abort()
+            raise Lost("timeout", f"{where} did not greet within {CONNECT:g} s") from None
+
+    async def run(self, command: Command, seconds: float = COMMAND) -> Status:
+        """A command, to its end. Raises `Refused` when that is not OK, and `Lost`."""
+        self._start(command)
+        return await self._end(command, seconds)
+
+    async def try_to(self, command: Command, seconds: float = COMMAND) -> Status:
+        """A command whose refusal is no error; its end. Raises `Lost`."""
+        try:
+            return await self.run(command, seconds)
+        except Refused as refused:
+            if self._bye is not None:
+                raise
+            return refused.status
+
+    async def idle(self, seconds: float, news: Callable[[], bool]) -> bool:
+        """IDLE until there is news, or for that long; was there news? Raises `Refused`, `Lost`."""
+        command = commands.idle()
+        self._start(command)
+        await self._until(lambda: self._session.waiting or self._completed is not None, COMMAND)
+        if self._completed is None:
+            with contextlib.suppress(TimeoutError):
+                await self._wait(lambda: news() or self._completed is not None, seconds)
+        if self._completed is None:
+            self._session.answer()
+            self._flush()
+        await self._end(command, DONE)
+        return news()
+
+    async def rest(self, seconds: float, news: Callable[[], bool]) -> bool:
+        """Wait without a word until there is news or for that long; was there news? Raises `Lost`."""
+        with contextlib.suppress(TimeoutError):
+            await self._wait(news, seconds)
+        return news()
+
+    async def capabilities(self) -> frozenset[str]:
+        """What the server can do; asked for when it has not said since things changed."""
+        if self._session.capabilities is None:
+            await self.run(commands.simple("CAPABILITY"))
+        return self._session.capabilities or frozenset()
+
+    async def close(self) -> None:
+        """Say good-bye, and close."""
+        if self._error is None and self._session.command is None and self._session.state not in ("greeting", "ended"):
+            with contextlib.suppress(Lost, Refused):
+                await self.run(commands.simple("LOGOUT"), LOGOUT)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def wake(self) -> None:
+        """Have whoever waits for news look whether there is some."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _connect(self, where: Where, context: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        if where.tls != "none":
+            context = context or _system_context()
+        first = context if where.tls == "implicit" else None
+        try:
+            await loop.create_connection(
+                lambda: self, where.host, where.port, ssl=first, server_hostname=where.host if first else None
+            )
+        except ssl.SSLError as error:
+            raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
+        except OSError as error:
+            raise Lost("connect", f"{where}: {error.strerror or error}") from None
+        self.secure = first is not None
+        await self._wait(lambda: self._session.state != "greeting", CONNECT)
+        if self._bye is not None:
+            self.abort()
+            raise Refused("greeting", self._bye)
+        if where.tls == "starttls":
+            await self._start_tls(where, context)
+
+    async def _start_tls(self, where: Where, context: ssl.SSLContext | None) -> None:
+        """RFC 3501 6.2.1. A server that has logged us in already would never be asked to."""
+        if self._session.preauthenticated:
+            self.abort()
+            raise Lost("tls", f"{where}: the server skips TLS by a greeting that needs no login")
+        try:
+            await self.run(commands.simple("STARTTLS"), CONNECT)
+        except Refused as refused:
+            self.abort()
+            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.status.text[:200]}") from None
+        assert self._transport is not None
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                self._transport, self, context or _system_context(), server_hostname=where.host
+            )
+        except (ssl.SSLError, OSError) as error:
+            raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
+        self._transport = transport
+        self.secure = True
+
+    def _start(self, command: Command) -> None:
+        self._check()
+        self._completed = None
+        try:
+            self._session.start(command)
+        except RuntimeError:
+            raise self._error or Lost("closed", "the server has said good-bye") from None
+        self._flush()
+
+    async def _end(self, command: Command, seconds: float) -> Status:
+        await self._until(lambda: self._completed is not None, seconds)
+        assert self._completed is not None
+        status = self._completed.status
+        if status.condition != "OK":
+            raise Refused(command.name, status)
+        return status
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait for what the server owes us; one that does not give it in time is given up."""
+        try:
+            await self._wait(condition, seconds)
+        except TimeoutError:
+            self._give_up(Lost("timeout", f"the server did not answer within {seconds:g} s"))
+            self._check()
+
+    async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Raises `TimeoutError`, and `Lost` or `Refused` (a BYE that came instead)."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self._check()
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+
+    def _check(self) -> None:
+        if self._error is not None:
+            if self._bye is not None:
+                raise Refused("connection", self._bye)
+            raise self._error
+
+    def _give_up(self, error: Lost) -> None:
+        if self._error is None:
+            self._error = error
+        self.abort()
+
+    def _flush(self) -> None:
+        if self._session.outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(bytes(self._session.outgoing))
+        self._session.outgoing.clear()
+
+
+@functools.cache
+def _system_context() -> ssl.SSLContext:
+    """Whom this system believes; one for all, since each holds some hundred certificates."""
+    return ssl.create_default_context()
+
+
+def _watch_over(sock: socket.socket | None) -> None:
+    """Have the kernel find out about a path that was cut; what a system does not know is left out."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    for knob, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE, strict=True):
+        options.append((socket.IPPROTO_TCP, getattr(socket, knob, -1), value))
+    options.append((socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", -1), USER_TIMEOUT))
+    for level, name, value in options:
+        if name != -1:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, name, value)
+
+
+def _tls_fault(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed: {error.verify_message}"
+    return f"no TLS: {getattr(error, 'reason', None) or error}"

@@ -1,0 +1,329 @@
+"""One mailbox, watched: connect, log in, catch up, wait for news, look, and again; until it is told to stop.
+
+What is new is decided by UIDs (`folder.py`). EXISTS, at whatever time it comes, only says that it is worth looking (`dirty`),
+and a mailbox never waits while it is dirty. It waits by IDLE, which is renewed every few minutes, or by polling where there is
+no IDLE, or where it turns out that a server only says it has one. Each renewal looks by UID all the same: there are servers
+that forget to tell. Folders beside the first are told of by NOTIFY (RFC 5465) where a server has it, and asked for by STATUS at
+each renewal where not.
+
+An error ends the connection, never the mailbox: it comes back when its back-off says so. Three refusals of its credentials in a
+row park it. A session is ended by us before the server would (quirks), and the next begins at once, without an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random  # noqa: TID251 - jitter spreads mailboxes out in time; nobody gains from guessing it
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from tstack.mail.backoff import Backoff
+from tstack.mail.classify import Verdict, classify
+from tstack.mail.connection import ImapConnection, Lost, Refused, Where
+from tstack.mail.event import Mailbox
+from tstack.mail.folder import Ears, Folder, Mark, Sink, hear
+from tstack.mail.gates import Gate
+from tstack.mail.imap import commands
+from tstack.mail.imap.commands import Command
+from tstack.mail.imap.responses import Exists, FolderStatus, Response
+
+log = logging.getLogger("tstack.mail")
+
+State = Literal["connecting", "connected", "auth_failed", "parked", "throttled", "unavailable", "tls", "stopped"]
+
+MAX_FOLDERS = 20
+"""Folders of one mailbox."""
+
+
+class Credentials(Protocol):
+    """How a mailbox logs in."""
+
+    oauth: bool
+
+    async def command(self, capabilities: frozenset[str], where: Where, *, fresh: bool) -> Command:
+        """The login. `fresh`: the last token was refused, and another is wanted. Raises `CannotLogIn`."""
+
+
+class CannotLogIn(Exception):
+    """There is no way to log in. `auth`: it is the credentials that are no good (a refresh token that was revoked)."""
+
+    def __init__(self, message: str, *, auth: bool) -> None:
+        super().__init__(message)
+        self.auth = auth
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a mailbox is and where it is."""
+
+    mailbox: Mailbox
+    where: Where
+    credentials: Credentials
+    folders: tuple[str, ...] = ("INBOX",)
+    raw_limit: int = 0
+    """Mails up to so many bytes are fetched whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a mailbox is, for its state topic and for people. `next_try` in seconds from now; None: it is connected."""
+
+    state: State
+    reason: str = ""
+    next_try: float | None = None
+
+
+class Watch:
+    """The life of one mailbox; `run` is its task."""
+
+    def __init__(
+        self,
+        account: Account,
+        marks: Mapping[str, Mark],
+        sink: Sink,
+        gate: Gate,
+        context: ssl.SSLContext | None,
+        on_condition: Callable[[Condition], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`marks` by folder, as far as the mailbox was read before. `context` is for TLS, None for the system's authorities."""
+        self.account = account
+        self._folders = [
+            Folder(account.mailbox, name, marks.get(name), sink, raw_limit=account.raw_limit)
+            for name in account.folders[:MAX_FOLDERS]
+        ]
+        self._by_wire_name = {folder.wire_name: folder for folder in self._folders}
+        self._gate = gate
+        self._context = context
+        self._on_condition = on_condition
+        self._clock = clock
+        self._backoff = Backoff()
+        self._ears = Ears()
+        self._sweeps: deque[datetime | None] = deque(maxlen=MAX_FOLDERS)
+        self._proven = False
+        self._no_idle = False
+        self._poll = gate.quirks.poll
+        self._again = asyncio.Event()
+        self._connection: ImapConnection | None = None
+        self.condition = Condition("connecting")
+        self.told = 0
+        """Mails that were handed to the sink."""
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            while True:
+                wait = await self._once()
+                if wait > 0:
+                    await self._sleep(wait)
+        finally:
+            if self._connection is not None:
+                self._connection.abort()
+
+    def try_now(self, renewed: bool = False) -> None:
+        """Try to connect at once; `renewed`: with new credentials, so that a parked mailbox starts anew."""
+        if renewed:
+            self._backoff.renewed()
+        self._wake()
+
+    def sweep(self, since: datetime | None) -> None:
+        """Tell again of the mails that are there already, since a day or from the beginning."""
+        self._sweeps.append(since)
+        self._wake()
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """How far each folder has been read."""
+        return {folder.name: folder.mark for folder in self._folders if folder.mark is not None}
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    async def _once(self) -> float:
+        """One connection, from its beginning to its end; the seconds until the next."""
+        if self.condition.state != "connected":
+            self._is(Condition("connecting", next_try=0.0))
+        try:
+            async with self._gate.place():
+                return await self._session()
+        except Refused as refused:
+            return self._failed(classify(refused.status))
+        except Lost as lost:
+            state: State = "tls" if lost.kind == "tls" else "unavailable"
+            return self._try_again(state, str(lost), self._backoff.failed(self._clock()))
+        except CannotLogIn as error:
+            return self._not_in(str(error), auth=error.auth)
+        finally:
+            if self._connection is not None:
+                self._connection.abort()
+                self._connection = None
+
+    async def _session(self) -> float:
+        quirks = self._gate.quirks
+        refused = await self._log_in()
+        if refused is not None:
+            return refused
+        connection = self._connection
+        assert connection is not None
+        self._proven = True
+        self._backoff.connected(self._clock())
+        end = self._clock() + (quirks.oauth_session if self.account.credentials.oauth else quirks.session) * (
+            0.9 + 0.1 * random.random()  # noqa: S311 - see the import
+        )
+        await self._catch_up(connection)
+        self._is(Condition("connected"))
+        notified = await self._notify(connection)
+        while (left := end - self._clock()) > 0:
+            await self._wait(connection, left)
+            await self._look(connection, everywhere=not notified)
+        await connection.close()
+        return 0.0
+
+    async def _log_in(self) -> float | None:
+        """Connect and log in (`_connection`); the seconds to wait when that was refused, else None."""
+        credentials = self.account.credentials
+        for fresh in (False, True):
+            async with self._gate.login(self._proven):
+                if self._connection is not None:
+                    self._connection.abort()
+                connection = self._connection = ImapConnection(self._hear)
+                await connection.open(self.account.where, self._context)
+                try:
+                    capabilities = await connection.capabilities()
+                    await connection.run(await credentials.command(capabilities, self.account.where, fresh=fresh))
+                    return None
+                except Refused as refused:
+                    verdict = classify(refused.status, login=True)
+                    if verdict.trouble != "auth":
+                        return self._failed(verdict)
+                    self._gate.refused()
+            if not credentials.oauth:
+                break
+        return self._not_in(verdict.text, auth=True)
+
+    async def _catch_up(self, connection: ImapConnection) -> None:
+        """Every folder, the first one last: it is the one that stays open."""
+        for folder in reversed(self._folders):
+            await folder.select(connection, self._ears)
+            self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+
+    async def _notify(self, connection: ImapConnection) -> bool:
+        """Have the server tell of the other folders too; does it?"""
+        others = self._folders[1:]
+        if not others:
+            return True
+        if "NOTIFY" not in await connection.capabilities():
+            return False
+        names = " ".join(commands.quoted(folder.wire_name).decode("ascii") for folder in others)
+        events = f"(selected (MessageNew MessageExpunge)) (mailboxes ({names}) (MessageNew MessageExpunge))"
+        return (await connection.try_to(commands.notify(events))).condition == "OK"
+
+    # -- waiting and looking ------------------------------------------------------------------------------------------
+
+    def _hear(self, response: Response) -> None:
+        hear(self._ears, response)
+        if isinstance(response, Exists):
+            self._ears.dirty = True
+        elif isinstance(response, FolderStatus):
+            folder = self._by_wire_name.get(response.name)
+            mark = folder.mark if folder else None
+            if mark is not None and response.items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
+                self._ears.changed.add(response.name)
+
+    def _news(self) -> bool:
+        return self._ears.dirty or bool(self._ears.changed) or self._again.is_set()
+
+    async def _wait(self, connection: ImapConnection, most: float) -> None:
+        """Until there is news, or it is time to look all the same."""
+        quirks = self._gate.quirks
+        if quirks.idle and not self._no_idle and "IDLE" in await connection.capabilities():
+            try:
+                renew = quirks.renew * (1 - random.random() / 6)  # noqa: S311 - see the import
+                await connection.idle(min(renew, most), self._news)
+                return
+            except Refused as refused:
+                if refused.status.condition != "BAD" or connection.session.state == "ended":
+                    raise
+                self._no_idle = True
+                log.info("%s says that it has IDLE, and does not: it is polled", self.account.where)
+        await connection.rest(min(self._poll, most), self._news)
+        if not quirks.poll_by_status:
+            await connection.run(commands.simple("NOOP"))
+        else:
+            await connection.run(commands.status(self._folders[0].wire_name))
+
+    async def _look(self, connection: ImapConnection, *, everywhere: bool) -> None:
+        """The open folder, by UID; the others where there is a reason to."""
+        self._again.clear()
+        first = self._folders[0]
+        self._ears.dirty = True
+        told = await first.look(connection, self._ears)
+        changed = [folder for folder in self._folders[1:] if folder.wire_name in self._ears.changed]
+        self._ears.changed.clear()
+        if everywhere:
+            changed += await self._asked(connection, [folder for folder in self._folders[1:] if folder not in changed])
+        for folder in changed:
+            await folder.select(connection, self._ears)
+            told += await folder.look(connection, self._ears)
+        while self._sweeps:
+            since = self._sweeps[0]
+            for folder in self._folders:
+                await folder.select(connection, self._ears)
+                told += await folder.sweep(connection, self._ears, since)
+                changed.append(folder)
+            self._sweeps.popleft()
+        if changed:
+            await first.select(connection, self._ears)
+            told += await first.look(connection, self._ears)
+        self.told += told
+        self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
+
+    async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
+        """Those of the folders that have something new, by STATUS."""
+        for folder in folders:
+            await connection.try_to(commands.status(folder.wire_name))
+        found = [folder for folder in folders if folder.wire_name in self._ears.changed]
+        self._ears.changed.clear()
+        return found
+
+    # -- when it goes wrong -------------------------------------------------------------------------------------------
+
+    def _failed(self, verdict: Verdict) -> float:
+        wait = self._backoff.failed(self._clock(), wait=verdict.wait)
+        state: State = "throttled" if verdict.trouble == "throttled" else "unavailable"
+        return self._try_again(state, verdict.text, wait)
+
+    def _not_in(self, reason: str, *, auth: bool) -> float:
+        wait = self._backoff.failed(self._clock(), auth=auth)
+        self._proven = self._proven and not auth
+        state: State = "parked" if self._backoff.parked else "auth_failed" if auth else "unavailable"
+        return self._try_again(state, reason, wait)
+
+    def _try_again(self, state: State, reason: str, wait: float) -> float:
+        self._is(Condition(state, reason[:500], wait))
+        return wait
+
+    def _is(self, condition: Condition) -> None:
+        changed = (condition.state, condition.reason) != (self.condition.state, self.condition.reason)
+        self.condition = condition
+        if changed:
+            self._on_condition(condition)
+
+    def _wake(self) -> None:
+        """End what it waits for: the next try, or news."""
+        self._again.set()
+        if self._connection is not None:
+            self._connection.wake()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for the next try, or for somebody who wants it now."""
+        self._again.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()

@@ -1,0 +1,70 @@
+"""What is known of mail servers by their names, beyond what they say of themselves.
+
+Most of it is one number: how long a server keeps an IDLE that nobody renews. RFC 2177 says 29 minutes, and routers on the way
+forget a silent connection after five; so five minutes is what a server gets of which nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """How a server is to be treated. Times in seconds."""
+
+    renew: float = 285.0
+    """IDLE is renewed after this, less up to a sixth at random, so that mailboxes do not all do it at once."""
+
+    idle: bool = True
+    """False: it says that it has IDLE, and does not tell of new mail."""
+
+    poll: float = 60.0
+    """Between looks at a folder without IDLE; grows to `poll_most` while nothing comes."""
+
+    poll_most: float = 600.0
+
+    poll_by_status: bool = False
+    """Look by STATUS instead of NOOP, which some servers answer without looking."""
+
+    session: float = 24 * 3600.0 * 0.9
+    """A session is ended by us, in good order, after this."""
+
+    oauth_session: float = 50 * 60.0
+    """The same for one that an access token opened: servers end those when the token expires, which is mostly after an hour."""
+
+    connections: int = 1000
+    """Connections to this host at once, over all mailboxes of a process."""
+
+    logins: float = 20.0
+    """Logins a second on this host at most."""
+
+    failures: int = 8
+    """Logins with wrong credentials on this host in ten minutes; with more, servers ban our address."""
+
+
+_BY_DOMAIN: dict[str, Quirks] = {
+    "gmail.com": Quirks(session=22 * 3600.0),
+    "googlemail.com": Quirks(session=22 * 3600.0),
+    "yahoo.com": Quirks(renew=170.0),
+    "aol.com": Quirks(renew=170.0),
+    "larksuite.com": Quirks(renew=170.0),
+    "yandex.com": Quirks(renew=170.0),
+    "yandex.ru": Quirks(renew=170.0),
+    "rambler.ru": Quirks(renew=50.0),
+    "163.com": Quirks(idle=False, poll_by_status=True),
+    "126.com": Quirks(idle=False, poll_by_status=True),
+    "qq.com": Quirks(renew=170.0),
+    "outlook.com": Quirks(renew=285.0, connections=1500),
+    "office365.com": Quirks(renew=285.0, connections=1500),
+}
+
+
+def quirks_of(host: str) -> Quirks:
+    """What is known of a host: by its name, or by the longest domain above it that is known."""
+    labels = host.rstrip(".").lower().split(".")
+    for start in range(len(labels)):
+        known = _BY_DOMAIN.get(".".join(labels[start:]))
+        if known is not None:
+            return known
+    return Quirks()
