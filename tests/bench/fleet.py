@@ -72,15 +72,16 @@ class Tally:
         return f"{what:34} {good / took:8.0f}/s   median {median * 1e3:7.1f} ms   p99 {p99 * 1e3:7.1f} ms{more}"
 
 
-def request(method: str, path: str, body: Any = None, *, token: str = "", login: str = "", shown: str = "") -> bytes:
-    """The bytes of a request; `shown` is a certificate (PEM) that a proxy vouches for."""
+def request(
+    method: str, path: str, body: Any = None, *, token: str = "", login: str = "", more: Sequence[str] = ()
+) -> bytes:
+    """The bytes of a request."""
     data = b"" if body is None else json.dumps(body).encode()
     head = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(data)}"]
     head += ["Content-Type: application/json"] if data else []
     head += [f"Authorization: Bearer {token}"] if token else []
     head += [f"Authorization: Basic {base64.b64encode(login.encode()).decode()}"] if login else []
-    head += [f"Client-Cert: :{''.join(shown.split('-----')[2].split())}:"] if shown else []
-    return "\r\n".join([*head, "", ""]).encode() + data
+    return "\r\n".join([*head, *more, "", ""]).encode() + data
 
 
 async def ask(port: int, data: bytes) -> tuple[int, int, bytes]:
@@ -150,7 +151,8 @@ class System:
         began = time.perf_counter()
         flags = [
             f"-regkey={KEY}", f"-etcdhosts={self.etcd.endpoint}", f"-port={self.port}", "-every=0s", "-burst=1000000",
-            f"-certs-dir={self.folder / 'certs'}", "-proxies=127.0.0.1", "-clientcertheader=Client-Cert",
+            "-proxies=127.0.0.1", "-clientcertheader=Client-Cert",
+            f"-certs-dir={self.folder / 'certs'}",
         ]  # fmt: skip
         self._treg = Running([*command("treg"), *flags])
         self._treg.wait_for("listening on", timeout=120)
@@ -280,26 +282,41 @@ async def registrations(system: System, count: int) -> None:
         "server-made key": {"registration_key": KEY, "way": "server-key"},
         "password": {"registration_key": KEY, "way": "password"},
     }
-    logins = []
     for way, wish in wishes.items():
         data = request("POST", "/v1/devices", wish)
         await load(system.port, count // 10, lambda number, data=data: data)  # type: ignore[misc]
         tally = await load(system.port, count, lambda number, data=data: data)  # type: ignore[misc]
         print(tally.line(f"registration, {way}"))
-        if way == "password":
-            made = [json.loads(body) for body in tally.bodies if b'"password"' in body]
-            logins = [f"{one['name']}:{one['password']}" for one in made]
     data = request("POST", "/v1/devices", wishes["CSR"] | {"password": True})
     tally = await load(system.port, count, lambda number: data)
-    made = [json.loads(body) for body in tally.bodies if b'"password"' in body]
-    logins = [f"{one['name']}:{one['password']}" for one in made]
     print(tally.line("registration, CSR and password"))
-    renewals = [request("POST", "/v1/devices/renew", {"csr": pem}, shown=one["certificate"]) for one in made]
-    if renewals:
-        print((await load(system.port, len(renewals), renewals.__getitem__)).line("renewal by certificate, CSR"))
-    renewals = [request("POST", "/v1/devices/renew", {"csr": pem}, login=login) for login in logins]
-    if renewals:
-        print((await load(system.port, len(renewals), renewals.__getitem__)).line("renewal by password, CSR"))
+    made = [json.loads(body) for body in tally.bodies if b'"password"' in body]
+    await renewals(system.port, pem, made)
+
+
+async def renewals(port: int, pem: str, devices: Sequence[dict[str, str]]) -> None:
+    """By certificate, as a proxy hands it on (RFC 9440), and by password; each device has an address of its own."""
+
+    def by_certificate(number: int) -> bytes:
+        der = x509.load_pem_x509_certificate(devices[number]["certificate"].encode()).public_bytes(
+            serialization.Encoding.DER
+        )
+        shown = f"Client-Cert: :{base64.b64encode(der).decode()}:"
+        return request("POST", "/v1/devices/renew", {"csr": pem}, more=(shown, _address(number)))
+
+    def by_password(number: int) -> bytes:
+        login = f"{devices[number]['name']}:{devices[number]['password']}"
+        return request("POST", "/v1/devices/renew", {"csr": pem}, login=login, more=(_address(number),))
+
+    half = len(devices) // 2
+    ready = [by_certificate(number) for number in range(half)]
+    print((await load(port, half, ready.__getitem__)).line("renewal by certificate, CSR"))
+    ready = [by_password(number) for number in range(half, 2 * half)]
+    print((await load(port, half, ready.__getitem__)).line("renewal by password, CSR"))
+
+
+def _address(number: int) -> str:
+    return f"X-Forwarded-For: 10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 async def storm(system: System, count: int) -> None:

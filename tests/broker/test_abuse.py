@@ -143,7 +143,7 @@ async def test_a_consumer_that_does_not_read_holds_publishers_only_so_long() -> 
 async def test_publishers_go_on_as_fast_as_a_receiver_reads() -> None:
     """Room in the transport moves the queue and wakes who waits for it at once, not with the next tick of the clock."""
     size, count = 100_000, 500
-    async with open_to_all(limits=Limits(output=1 << 18, queue_messages=3)) as broker:
+    async with open_to_all(limits=Limits(output=1 << 18, queue_messages=3, inflight_bytes=1 << 30)) as broker:
         line = await Peer.login(broker.port(), client_id="s")
         await line.subscribe(("a", 1))
         sender = await Peer.login(broker.port(), client_id="p")

@@ -126,6 +126,9 @@ async def test_only_limits_that_exist_are_hit() -> None:
         "queue_bytes",
         "retained_messages",
         "retained_bytes",
+        "subscription_bytes",
+        "subscription_bytes_per_user",
+        "subscription_bytes_in_all",
         "message_rate",
         "byte_rate",
     }

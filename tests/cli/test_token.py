@@ -33,7 +33,14 @@ async def test_a_token_is_shown_once_and_everything_is_in_the_audit_log(tmp_path
     tuser("token", "add", "x", "-scopes=audit:write", code=1)
     tuser("token", "add", "-scopes=audit:read", code=2)
     tuser("token", "list", "x", code=2)
-    for words in (["disable"], ["enable"], ["expire", "-at=2199-01-01T00:00:00Z"], ["passwd", "-generate"], ["delete"]):
+    for words in (
+        ["disable"],
+        ["enable"],
+        ["expire", "-at=2199-01-01T00:00:00Z"],
+        ["rights", "-rights=x/#"],
+        ["passwd", "-generate"],
+        ["delete"],
+    ):
         tuser(words[0], "ann", *words[1:])
     async with EmbeddedStore(tmp_path / "store.db") as store:
         item = await store.get(TOKEN_PREFIX + "ci")
@@ -43,6 +50,6 @@ async def test_a_token_is_shown_once_and_everything_is_in_the_audit_log(tmp_path
         log = [entry async for entry in entries(store)]
     assert [entry.event for entry in log] == [
         "token.added", "token.added", "token.revoked",
-        "device.disabled", "device.enabled", "device.changed", "device.rotated", "device.deleted",
+        "device.disabled", "device.enabled", "device.changed", "device.changed", "device.rotated", "device.deleted",
     ]  # fmt: skip
     assert all(entry.actor.startswith("tuser") for entry in log)

@@ -18,6 +18,7 @@ def check_state(world: World, has_journal: bool) -> None:
     sessions = list(router.sessions)
     assert not router.dirty
     assert not router.awake
+    assert not router.replaying
     assert len(sessions) == len(router.sessions) <= limits.sessions
     assert router.sessions.connected == sum(session.channel is not None for session in sessions)
     assert router.tree.count == sum(len(session.subscriptions) for session in sessions)

@@ -34,13 +34,14 @@ ROUTES = [
     ("GET", "/v1/certificates/a1", "certificates:read"),
     ("POST", "/v1/certificates/a1/revoke", "certificates:write"),
     ("GET", "/v1/audit", "audit:read"),
+    ("GET", "/metrics", "metrics:read"),
 ]
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
 async def test_every_route_wants_its_scope_and_no_other(desk: Desk, method: str, path: str, scope: str) -> None:
     reader = scope.replace("write", "read")
-    others = {one for one in SCOPES if one.endswith("write") or one == "audit:read"}
+    others = {one for one in SCOPES if one.endswith("write") or one in ("audit:read", "metrics:read")}
     others -= {scope, scope.replace("read", "write")}
     outsider = await Administrator.of(desk, "outsider", *others, *([reader] if reader != scope else []))
     answer = await outsider(method, path)

@@ -21,6 +21,7 @@ from tstack.identity.passwords import check_password
 from tstack.identity.users import User
 from tstack.registration import fleet
 from tstack.registration.fleet import Fleet, Search
+from tstack.registration.limits import Limits
 from tstack.store.embedded import EmbeddedStore
 
 names = st.sampled_from([f"{letter}{number}" for letter in "AB" for number in range(6)])
@@ -284,6 +285,15 @@ async def test_certificates_are_listed_and_searched(desk: Desk) -> None:
     one = await admin.get("/v1/certificates?limit=1&state=valid")
     assert await serials(f"state=valid&after={one['after']}") == ["a3"]
     assert (await admin.get("/v1/certificates/00:A2"))["user"] == "ABC-222"
+
+
+async def test_without_the_store_a_token_is_good_for_a_while_and_then_for_nothing(start: Start) -> None:
+    desk = await start(limits=Limits(tokens_stale=0.0))
+    admin = await Administrator.of(desk)
+    assert (await admin("GET", "/v1/devices")).status == 200
+    await desk.store.close()
+    answer = await admin("GET", "/v1/devices")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
 
 
 async def test_a_store_that_is_away_is_neither_yes_nor_no(desk: Desk) -> None:

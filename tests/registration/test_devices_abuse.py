@@ -151,7 +151,7 @@ async def test_idempotency_keys_that_are_none(desk: Desk, again: str) -> None:
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(start: Start) -> None:
-    desk = await start(limits=Limits(body_seconds=0.2))
+    desk = await start(limits=Limits(body_seconds=0.2, linger_seconds=0.1))
     reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
     writer.write(
         b"POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"

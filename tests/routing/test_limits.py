@@ -8,7 +8,23 @@ import time
 import pytest
 
 from tests.processes import ROOT
-from tests.routing.wire import Line, Will, World, connect, puback, publish, subscribe, u16
+from tests.routing.wire import (
+    QUIET,
+    Line,
+    Will,
+    World,
+    connect,
+    puback,
+    pubcomp,
+    publish,
+    pubrec,
+    pubrel,
+    seen,
+    subscribe,
+    u16,
+    unsubscribe,
+)
+from tstack.routing.filters import weight
 from tstack.routing.limits import Limits
 from tstack.routing.sessions import TAKEOVERS_KEPT
 
@@ -185,6 +201,56 @@ def test_sec_36_retained_flood(limits: Limits, name: str) -> None:
     assert {answer[4] if len(answer) > 4 else 0 for answer in line.packets()} == {0x10}  # taken, without a subscriber
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_sec_36_a_retained_message_without_room_in_3_1_1(qos: int) -> None:
+    """It is not acknowledged as if it were kept: the connection ends. At QoS 0 it is delivered, not kept, and counted."""
+    world = World(Limits(retained_messages=1))
+    reader, line = world.client("r"), world.client()
+    reader.subscribe(("#", 0))
+    line.write(publish("a", b"1", 1, 1, retain=True), publish("b", b"2", retain=True))
+    assert line.packet() == puback(1)
+    assert reader.payloads() == [b"1", b"2"]
+    assert world.router.counters.dropped == {"no room for retained": 1}
+    line.write(publish("b", b"3", qos, 2, retain=True))
+    assert (line.packets(), line.closed) == ([], True)
+    assert reader.payloads() == []
+    assert world.router.counters.publishes_refused == 1
+    assert world.router.counters.closed == {"0x97": 1}
+
+
+def test_sec_33_every_message_that_somebody_does_not_get_is_counted() -> None:
+    """A flood of all sizes to slow receivers of every kind: what arrives and what is counted are all, for each of them."""
+    world = World(Limits(output=5000))
+    kinds: list[tuple[int, str, bytes, bytes]] = [
+        (4, "#", QUIET, b""), (5, "#", QUIET, b""), (5, "#", QUIET, b"\x0b\x05"),
+        (5, "#", QUIET + b"\x22\x00\x0a", b""), (4, "$share/g/#", QUIET, b""),
+    ]  # fmt: skip
+    lines = []
+    for number, (version, filter_, properties, identifier) in enumerate(kinds):
+        line = world.client(f"r{number}", version=version, properties=properties)
+        line.write(subscribe(1, (filter_, 0), version=version, properties=identifier))
+        line.read()
+        line.blocked = True
+        lines.append(line)
+    away = world.client("away", clean=False)
+    away.subscribe(("#", 0))
+    away.cut()
+    fast = world.client("fast")
+    fast.subscribe(("#", 0))
+    sender = world.client("s")
+    count = 300
+    for number in range(0, count, 3):
+        sender.write(b"".join(publish("a/topic", b"x" * (number + more) * 3) for more in range(2)))
+        sender.write(publish("a/topic", b"x" * number * 3, 1, 1))
+    assert len(fast.messages()) == count
+    for line in lines:
+        line.unblock()
+    arrived = sum(len(line.messages()) for line in lines)
+    dropped = world.router.counters.dropped
+    assert arrived + dropped["slow receiver"] == len(lines) * count
+    assert dropped == {"slow receiver": dropped["slow receiver"], "receiver away": count}
+
+
 def test_sec_37_sessions_that_are_to_last_for_ever() -> None:
     """Their number is bounded, in all and by user, and so is how long they are kept."""
     world = World(Limits(sessions=5, sessions_per_user=3, session_expiry=100.0))
@@ -318,3 +384,80 @@ def test_sec_58_the_memory_of_takeovers_is_bounded() -> None:
         world.client(f"c{number}").cut()
         world.lines.clear()
     assert len(world.router.sessions._takeovers) == TAKEOVERS_KEPT
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("version", [4, 5])
+def test_sec_35_bytes_in_flight_that_are_never_acknowledged(qos: int, version: int) -> None:
+    """Above the bound messages wait in the queue, and go out in their order as bytes come back; one always goes."""
+    world = World(Limits(inflight_bytes=3000))
+    lasting = b"\x17\x00\x11\x00\x00\xff\xff"
+    line = world.client(version=version, properties=lasting, clean=False)
+    line.subscribe(("a", qos))
+    session = world.session()
+    sender = world.client("s")
+    payloads = [bytes((number,)) * 1000 for number in range(10)] + [b"x" * 9000, b"y" * 9000]
+    for pid, payload in enumerate(payloads, 1):
+        sender.write(publish("a", payload, qos, pid))
+        if qos == 2:
+            sender.write(pubrel(pid))
+    assert len(line.payloads()) == 3
+    assert session.inflight_bytes == sum(map(len, session.inflight.values()))
+    assert hits(world) == {"inflight_bytes": 1}
+    line.cut()
+    line = world.client(version=9 - version, properties=lasting, clean=False)
+    got: list[bytes] = []
+    while packets := line.packets():
+        assert session.inflight_bytes == sum(map(len, session.inflight.values())) <= 3000 + 9100
+        assert sum(packet[0] >> 4 == 3 for packet in packets) <= 3
+        for packet in packets:
+            if packet[0] >> 4 != 3:
+                line.write(pubcomp(int.from_bytes(packet[2:4], "big")))
+                continue
+            one = seen(packet, line.channel.version)
+            got.append(one.payload)
+            line.write(puback(one.pid) if qos == 1 else pubrec(one.pid))
+    assert got == payloads
+    assert (session.inflight_bytes, session.inflight, session.queue) == (0, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("subscription_bytes", {"a1": 10, "a2": 10, "b1": 10}),
+        ("subscription_bytes_per_user", {"a1": 10, "a2": 0, "b1": 10}),
+        ("subscription_bytes_in_all", {"a1": 10, "a2": 0, "b1": 0}),
+    ],
+)
+def test_sec_30_filters_of_many_levels(name: str, counts: dict[str, int]) -> None:
+    """Refused with 0x97 above the bound, of one session, one user, or in all; unsubscribing makes room again."""
+    deep = "/" * 98
+    world = World(Limits(**{name: 10 * weight(deep + "1")}))
+    lines = {key: world.client(key, user={"a": "ann", "b": "bob"}[key[0]], version=5) for key in counts}
+    for key, line in lines.items():
+        codes = [line.subscribe((f"{deep}{number}", 0))[0] for number in range(10)]
+        assert codes == [0] * counts[key] + [0x97] * (10 - counts[key])
+    line = lines["a1"]
+    assert line.subscribe((f"{deep}1", 1)) == [1]  # one that is there can be changed
+    if name == "subscription_bytes":
+        assert line.subscribe((f"{deep}x", 0)) == [0x97]
+    assert set(hits(world)) == {name}
+    line.write(unsubscribe(1, f"{deep}1", version=5))
+    line.read()
+    assert line.subscribe((f"{deep}y", 0)) == [0]
+    for one in lines.values():
+        one.cut()
+    assert (world.router.filters.bytes, world.router.filters._by_user) == (0, {})
+
+
+def test_sec_30_filters_of_sessions_that_are_away_count() -> None:
+    """A session that is kept has its filters; when it ends there is room again."""
+    world = World(Limits(subscription_bytes_per_user=3 * weight("a")))
+    line = world.client("away", clean=False)
+    line.subscribe(("a", 0), ("b", 0))
+    line.cut()
+    line = world.client()
+    assert line.subscribe(("$share/g/a", 0)) == [0x80]
+    assert line.subscribe(("a", 0), ("b", 0)) == [0, 0x80]
+    world.client("away").cut()
+    assert line.subscribe(("b", 0)) == [0]

@@ -303,7 +303,7 @@ class World:
     def settle(self) -> None:
         """Move bytes until nobody has anything to say."""
         router = self.router
-        while router.dirty or router.awake:
+        while router.dirty or router.awake or router.replaying:
             dirty, router.dirty = router.dirty, []
             for channel in dirty:
                 channel.dirty = False
@@ -312,6 +312,7 @@ class World:
             awake, router.awake = router.awake, []
             for channel in awake:
                 channel.proceed()
+            router.replay()
 
     def assert_empty(self) -> None:
         """Nothing is remembered of anybody."""
@@ -371,8 +372,9 @@ class Line:
             self._arrived += b"".join(channel.out)
             channel.out.clear()
             channel.room = self.world.router.limits.output
-            if channel.session is not None and channel.session.queue is not None:
-                channel.session.pump()
+            session = channel.session
+            if session is not None and (session.queue is not None or session.replays is not None):
+                session.pump()
         if channel.state == outlet.CLOSED:
             self.closed = True
             return

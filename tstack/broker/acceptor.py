@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from tstack.broker.gate import Gate, Place
 from tstack.broker.proxy import V2_SIZE, Header, ProxyError, is_trusted, parse
 from tstack.env import Address
 from tstack.logs import RateLimited
@@ -42,22 +43,22 @@ class Acceptor:
     def __init__(
         self,
         listening: socket.socket,
-        make: Callable[[Address | None], asyncio.Protocol],
+        make: Callable[[Address | None, Place], asyncio.Protocol],
         *,
         tls: Callable[[], ssl.SSLContext] | None = None,
         proxies: Sequence[IPv4Network | IPv6Network] | None = None,
-        room: Callable[[int], bool],
+        gate: Gate,
     ) -> None:
-        """`make` is called for each connection with the client's address, None where it is the socket's own.
+        """`make` is called for each connection with the client's address, None where it is the socket's own, and its place.
 
         `tls`: the context for handshakes that begin now. `proxies`: who may, and must, send a PROXY header; None: it is
-        off. On a Unix socket that is whoever may open it. `room`: may one more come in, when so many are being prepared here?
+        off. On a Unix socket that is whoever may open it. `gate` counts connections from the moment they are accepted.
         """
         self._listening = listening
         self._make = make
         self._tls = tls
         self._proxies = proxies
-        self._room = room
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._introductions: set[_Introduction] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,42 +102,59 @@ class Acceptor:
             client.setblocking(False)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not self._room(len(self._tasks) + len(self._introductions)):
-                client.close()
-            elif self._proxies is None:
-                self._prepare(client, None)
-            elif client.family == socket.AF_UNIX or is_trusted(address[0], self._proxies):
-                self._introductions.add(_Introduction(self, client, address[0] if address else "a Unix socket"))
-            else:
-                client.close()
-                self._quiet.log(logging.WARNING, "refused %s: it is no proxy that is trusted", address[0])
+            self._welcome(client, address[0] if address else "")
+
+    def _welcome(self, client: socket.socket, host: str) -> None:
+        proxies = self._proxies
+        if proxies is not None and client.family != socket.AF_UNIX and not is_trusted(host, proxies):
+            client.close()
+            self._gate.failed_to_arrive("proxy", host, "it is no proxy that is trusted")
+            return
+        place = self._gate.arrive(host if proxies is None else "")
+        if place is None:
+            client.close()
+        elif proxies is None:
+            self._prepare(client, None, host, place)
+        else:
+            self._introductions.add(_Introduction(self, client, host, place))
 
     def introduced(self, introduction: _Introduction, header: Header | None, fault: str) -> None:
         """A PROXY header has come whole, or something else has."""
         self._introductions.discard(introduction)
-        if header is not None:
-            self._prepare(introduction.client, header.source)
+        client, host, place = introduction.client, introduction.host, introduction.place
+        if header is None:
+            self._gate.failed_to_arrive("proxy", host or "a Unix socket", fault)
         else:
-            introduction.client.close()
-            self._quiet.log(logging.WARNING, "refused %s: PROXY protocol: %s", introduction.peer, fault)
+            host = header.source.host if header.source is not None else host
+            if place.introduce(host):
+                self._prepare(client, header.source, host, place)
+                return
+        client.close()
+        place.leave()
 
-    def _prepare(self, client: socket.socket, source: Address | None) -> None:
-        task = self._loop.create_task(self._serve(client, source))
+    def _prepare(self, client: socket.socket, source: Address | None, host: str, place: Place) -> None:
+        task = self._loop.create_task(self._serve(client, source, host, place))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, client: socket.socket, source: Address | None) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            place.leave()
+
+        task.add_done_callback(done)
+
+    async def _serve(self, client: socket.socket, source: Address | None, host: str, place: Place) -> None:
         context = self._tls() if self._tls is not None else None
         try:
             transport, _ = await self._loop.connect_accepted_socket(
-                lambda: self._make(source),
+                lambda: self._make(source, place),
                 client,
                 ssl=context,
                 ssl_handshake_timeout=TLS_HANDSHAKE if context is not None else None,
             )
         except OSError as error:  # that of TLS is one, too
-            log.debug("a connection ended before it had begun: %s", error)
             client.close()
+            if context is not None:
+                self._gate.failed_to_arrive("tls", host or "a Unix socket", str(error) or "the connection ended")
             return
         if self._tls is not None and context is not self._tls() and _certificate(transport):
             transport.abort()  # the certificates were changed meanwhile: this one was judged by the old ones
@@ -145,12 +163,13 @@ class Acceptor:
 class _Introduction:
     """One connection whose PROXY header is being waited for."""
 
-    __slots__ = ("_acceptor", "_data", "_deadline", "_loop", "client", "peer")
+    __slots__ = ("_acceptor", "_data", "_deadline", "_loop", "client", "host", "place")
 
-    def __init__(self, acceptor: Acceptor, client: socket.socket, peer: str) -> None:
+    def __init__(self, acceptor: Acceptor, client: socket.socket, host: str, place: Place) -> None:
         self._acceptor = acceptor
         self.client = client
-        self.peer = peer
+        self.host = host
+        self.place = place
         self._data = b""
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(PROXY_HEADER, self._done, None, "it did not come in time")
@@ -160,6 +179,7 @@ class _Introduction:
         """Give it up, without a word."""
         self._stop()
         self.client.close()
+        self.place.leave()
 
     def _read(self) -> None:
         """What there is is taken off the socket up to the header's end: so the socket is not readable for what was seen."""

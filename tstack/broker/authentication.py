@@ -46,8 +46,11 @@ class Authenticator:
         self._directory = directory
         self._check = check
 
-    async def identify(self, connect: Connect, certificate: Mapping[str, Any] | None) -> Who:
-        """The user, or `Refusal`. `certificate` is what the TLS layer has verified, as `ssl` shows it."""
+    async def identify(self, connect: Connect, certificate: Mapping[str, Any] | None, source: str = "") -> Who:
+        """The user, or `Refusal`. `certificate` is what the TLS layer has verified, as `ssl` shows it.
+
+        `source` is where it comes from, as addresses are counted: each one has its share of the password checks.
+        """
         if connect.properties.authentication_method is not None:
             raise Refusal(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
         name = connect.username or ""
@@ -56,7 +59,7 @@ class Authenticator:
         if certificate:
             return self._by_certificate(name, certificate)
         try:
-            user = await self._directory.authenticate(name, connect.password or b"")
+            user = await self._directory.authenticate(name, connect.password or b"", source)
         except Refused as refused:
             # 3.1.1 and 5.0 have one code for an unknown user and a wrong password: nobody learns which names exist
             raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, refused.reason) from None

@@ -23,6 +23,7 @@ from tstack.routing import outlet
 from tstack.routing.channel import Channel
 
 if TYPE_CHECKING:
+    from tstack.broker.gate import Place
     from tstack.broker.server import Broker
 
 log = logging.getLogger("tstack.broker")
@@ -42,13 +43,20 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_authentication", "_blocked", "_broker", "_linger", "_source", "_transport", "address", "channel", "listener",
+        "place",
     )  # fmt: skip
 
-    def __init__(self, broker: Broker, listener: str, source: Address | None = None) -> None:
-        """`source`: the client's address where a proxy has told it; else it is the transport's."""
+    def __init__(
+        self, broker: Broker, listener: str, source: Address | None = None, place: Place | None = None
+    ) -> None:
+        """`source`: the client's address where a proxy has told it; else it is the transport's.
+
+        `place`: as what it has been counted already.
+        """
         self._broker = broker
         self.listener = listener
         self._source = source
+        self.place = place
         self.channel: Channel | None = None
         self.address = ""
         """Where it comes from, as limits and bans count it; "" when that is no IP address."""
@@ -121,8 +129,9 @@ class Connection(asyncio.Protocol):
             transport.write(data)
             out.clear()
             channel.room = self._broker.limits.output
-            if channel.session is not None and channel.session.queue is not None:
-                channel.session.pump()
+            session = channel.session
+            if session is not None and (session.queue is not None or session.replays is not None):
+                session.pump()
         if channel.state == outlet.CLOSED:
             self._close(transport)
             return
@@ -193,7 +202,7 @@ class Connection(asyncio.Protocol):
         result = "internal error"
         try:
             broker.gate.check(self, connect)
-            who = await broker.authenticator.identify(connect, certificate)
+            who = await broker.authenticator.identify(connect, certificate, self.address)
             broker.gate.passed(self, who.user)
         except Refusal as refusal:
             result = refusal.reason

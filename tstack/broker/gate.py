@@ -1,5 +1,8 @@
 """Who may come in: how many connections there are, from where, how often somebody failed to log in, who is banned.
 
+A connection that is not served at once, because a PROXY header or a TLS handshake comes first, is counted from the moment it
+is accepted (`Place`), so that handshakes that never end count as well.
+
 An address is one IPv4 address or one IPv6 /64 (`identity/bans.py`). Trusted networks, loopback unless it is set, are counted
 in the total only and never banned by the broker itself; an administrator can ban them.
 """
@@ -13,11 +16,11 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tstack.broker.authentication import Refusal
 from tstack.broker.bans import Bans
-from tstack.identity.bans import ADDRESS, BY_BROKER, USER, Ban, banned, key_address
+from tstack.identity.bans import ADDRESS, BY_BROKER, USER, Ban, address_key, banned, key_address
 from tstack.identity.failures import Backoff, Strikes
 from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
@@ -40,6 +43,44 @@ ADDRESSES_KEPT = 10_000
 """Addresses whose rate of connections is remembered."""
 
 
+class Place:
+    """A connection that has been counted and is not served yet: its PROXY header or its TLS handshake is under way."""
+
+    __slots__ = ("_gate", "address")
+
+    def __init__(self, gate: Gate, address: str) -> None:
+        self._gate = gate
+        self.address = address
+
+    def introduce(self, host: str) -> bool:
+        """A PROXY header says where it comes from. False when it may not: then that has been counted and logged."""
+        gate = self._gate
+        address = address_key(host)
+        refusal = "banned" if gate.bans.find(ADDRESS, address) is not None else gate.count_address(address)
+        if refusal:
+            gate.turned_away(refusal, host)
+            return False
+        self.address = address
+        return True
+
+    def take(self) -> str:
+        """It is served from now on: "", and it stays counted; or why not."""
+        gate = self._gate
+        if self not in gate.places:
+            return "gone"
+        if gate.bans.find(ADDRESS, self.address) is not None:
+            self.leave()
+            return "banned"
+        gate.places.remove(self)
+        return ""
+
+    def leave(self) -> None:
+        """It was not to be. Has no effect when it is served, or has left already."""
+        if self in self._gate.places:
+            self._gate.places.remove(self)
+            self._gate.count_out(self.address)
+
+
 class Gate:
     """See the module. One of a broker."""
 
@@ -51,6 +92,10 @@ class Gate:
         self._trusted = tuple(trusted)
         self.half_open: set[Connection] = set()
         """Connections that have not logged in."""
+        self.places: set[Place] = set()
+        """Connections whose PROXY header or TLS handshake is under way; they count as not logged in."""
+        self.failures = {"tls": 0, "proxy": 0}
+        """TLS handshakes that failed and PROXY headers that were refused."""
         self._count: dict[str, int] = {}
         self._arrivals = _arrivals(limits)
         self._backoff = Backoff(limits.login_backoff, limits.login_window, limits.bans)
@@ -71,26 +116,70 @@ class Gate:
         self._trusted = tuple(trusted)
         self.trusts.cache_clear()
         self._count.clear()
-        for connection in self._broker.connections:
-            if not self.trusts(connection.address):
-                self._count[connection.address] = self._count.get(connection.address, 0) + 1
+        counted = [connection.address for connection in self._broker.connections] + [one.address for one in self.places]
+        for address in counted:
+            if not self.trusts(address):
+                self._count[address] = self._count.get(address, 0) + 1
 
     def _trusts(self, address: str) -> bool:
         """Is this no address, or one of a trusted network?"""
         return not address or any(key_address(address) in network for network in self._trusted)
 
+    # -- before a connection is served ---------------------------------------------------------------------------------------
+
+    def arrive(self, host: str) -> Place | None:
+        """Count a connection that has to be prepared. `host`: "" for one whose address is not known yet.
+
+        None when it may not come in, which has been counted and logged.
+        """
+        address = address_key(host)
+        refusal = self._count_in(address)
+        if refusal:
+            self.turned_away(refusal, host)
+            return None
+        place = Place(self, address)
+        self.places.add(place)
+        return place
+
+    @property
+    def preparing(self) -> int:
+        """How many are under way."""
+        return len(self.places)
+
+    def turned_away(self, refusal: str, host: str) -> None:
+        """Count and log that a connection was refused."""
+        self._counters.close(refusal)
+        self._quiet.log(logging.WARNING, "refused a connection from %s: %s", host or "a proxy", refusal)
+
+    def failed_to_arrive(self, kind: Literal["tls", "proxy"], host: str, fault: str) -> None:
+        """Count and log that a handshake or a header was not as it should be."""
+        self.failures[kind] += 1
+        what = "TLS handshake" if kind == "tls" else "PROXY protocol"
+        self._quiet.log(logging.WARNING, "refused %s: %s: %s", host, what, clean(fault))
+
     # -- connections -------------------------------------------------------------------------------------------------------
 
     def enter(self, connection: Connection) -> str:
         """Let a connection in: ""; or why not, as the counters call it."""
-        address = connection.address
+        place = connection.place
+        refusal = self._count_in(connection.address) if place is None else place.take()
+        if not refusal:
+            self.half_open.add(connection)
+        return refusal
+
+    def _count_in(self, address: str) -> str:
         limits = self._limits
         if self.bans.find(ADDRESS, address) is not None:
             return "banned"
-        if len(self._broker.connections) >= limits.connections:
+        if len(self._broker.connections) + len(self.places) >= limits.connections:
             return self._hit("connections", "too many connections")
-        if len(self.half_open) >= limits.half_open:
+        if len(self.half_open) + len(self.places) >= limits.half_open:
             return self._hit("half_open", "too many connections without login")
+        return self.count_address(address)
+
+    def count_address(self, address: str) -> str:
+        """Count one connection more of an address: ""; or why that is too many."""
+        limits = self._limits
         if not self.trusts(address):
             count = self._count.get(address, 0)
             if limits.connections_per_address and count >= limits.connections_per_address:
@@ -98,7 +187,6 @@ class Gate:
             if limits.connection_rate and not self._arrivals.take(address, self._broker.router.now):
                 return self._hit("connection_rate", "too many new connections of one address")
             self._count[address] = count + 1
-        self.half_open.add(connection)
         return ""
 
     def _hit(self, limit: str, reason: str) -> str:
@@ -108,7 +196,10 @@ class Gate:
     def leave(self, connection: Connection) -> None:
         """A connection that was let in has ended."""
         self.half_open.discard(connection)
-        address = connection.address
+        self.count_out(connection.address)
+
+    def count_out(self, address: str) -> None:
+        """One connection less of an address."""
         if not self.trusts(address):
             count = self._count.get(address, 0)
             if count > 1:

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tstack.errors import Failure
+from tstack.mqtt import topics
+from tstack.routing import replay
 from tstack.routing.delivery import Delivery
 from tstack.routing.journal import Batch, Journal
 from tstack.routing.message import Message
@@ -39,7 +41,7 @@ log = logging.getLogger("tstack.broker.journal")
 APPLICATION_ID = 0x74737461
 """What SQLite's header says of our journals ("tsta"), so that no other database is ever taken for one."""
 
-VERSION = 1
+VERSION = 2
 
 LINGER = 0.001
 """Seconds that a batch collects at least: receivers that are there acknowledge meanwhile, and nothing is left to write."""
@@ -60,17 +62,24 @@ CREATE TABLE message (
     user TEXT NOT NULL, properties BLOB NOT NULL, expires REAL NOT NULL);
 CREATE TABLE delivery (
     session INTEGER NOT NULL, sequence INTEGER NOT NULL, message INTEGER NOT NULL, first INTEGER NOT NULL,
-    identifiers BLOB NOT NULL, pid BLOB NOT NULL, state INTEGER NOT NULL,
+    identifiers BLOB NOT NULL, pid BLOB NOT NULL, state INTEGER NOT NULL, share TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (session, sequence)) WITHOUT ROWID;
+CREATE TABLE replay (session INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (session, name)) WITHOUT ROWID;
 CREATE TABLE received (session INTEGER NOT NULL, pid BLOB NOT NULL, PRIMARY KEY (session, pid)) WITHOUT ROWID;
 CREATE TABLE retained (
     topic BLOB PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, user TEXT NOT NULL, properties BLOB NOT NULL,
     expires REAL NOT NULL) WITHOUT ROWID;
 """
 
+FROM_VERSION_1 = """
+ALTER TABLE delivery ADD COLUMN share TEXT NOT NULL DEFAULT '';
+CREATE TABLE replay (session INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (session, name)) WITHOUT ROWID;
+"""
+"""Version 2 knows which shared subscription a delivery is for, and who has not got all retained messages yet."""
+
 
 def check_file(path: Path) -> None:
-    """Raise `Failure` for a file that is no journal of this version, by its first 100 bytes (SQLite's file format, 1.3).
+    """Raise `Failure` for a file that is no journal that we can read, by its first 100 bytes (SQLite's file format, 1.3).
 
     Nothing is opened for writing, so this can be asked beside a broker that runs. Raises `OSError` when it cannot be read.
     """
@@ -88,7 +97,7 @@ def check_file(path: Path) -> None:
 def _check_ids(path: Path, application: int, version: int) -> None:
     if application != APPLICATION_ID:
         raise Failure(f"{path} is a database of some other program", "it was left as it is: move it away")
-    if version != VERSION:
+    if version not in {1, VERSION}:
         raise Failure(
             f"the journal {path} has version {version}, this broker writes version {VERSION}",
             "it was left as it is: use the release that wrote it, or move it away to start without its sessions",
@@ -228,10 +237,11 @@ class DiskJournal:
             "session": "SELECT number, user, client_id, version, expiry, expires_at, identity FROM session",
             "subscription": "SELECT session, filter, name, share, qos, no_local, as_published, identifier FROM subscription",
             "message": "SELECT number, topic, payload, qos, retain, user, properties, expires FROM message",
-            "delivery": "SELECT session, sequence, message, first, identifiers, pid, state FROM delivery"
+            "delivery": "SELECT session, sequence, message, first, identifiers, pid, state, share FROM delivery"
             " ORDER BY session, sequence",
             "received": "SELECT session, pid FROM received",
             "retained": "SELECT topic, payload, qos, user, properties, expires FROM retained",
+            "replay": "SELECT session, name FROM replay",
         }
         return {table: database.execute(query).fetchall() for table, query in tables.items()}
 
@@ -249,6 +259,8 @@ class DiskJournal:
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
+        if version == 1:
+            database.executescript(f"BEGIN; {FROM_VERSION_1} PRAGMA user_version = {VERSION}; COMMIT;")
 
     def _commit(self, batch: Batch) -> None:
         """Write one batch in one transaction."""
@@ -279,6 +291,7 @@ class DiskJournal:
             "DELETE FROM subscription WHERE session = ?",
             "DELETE FROM delivery WHERE session = ?",
             "DELETE FROM received WHERE session = ?",
+            "DELETE FROM replay WHERE session = ?",
             "DELETE FROM session WHERE number = ?",
         ):
             database.executemany(statement, [(number,) for number in ended])
@@ -311,6 +324,14 @@ class DiskJournal:
             "DELETE FROM received WHERE session = ? AND pid = ?",
             [place for place, here in batch.received.items() if not here],
         )
+        database.executemany(
+            "INSERT OR IGNORE INTO replay VALUES (?, ?)",
+            [place for place, waits in batch.replays.items() if waits and place[0] not in ended],
+        )
+        database.executemany(
+            "DELETE FROM replay WHERE session = ? AND name = ?",
+            [place for place, waits in batch.replays.items() if not waits],
+        )
 
     def _write_messages(self, database: sqlite3.Connection, batch: Batch, ended: set[int]) -> None:
         database.executemany(
@@ -325,9 +346,9 @@ class DiskJournal:
             "DELETE FROM message WHERE number = ?", [(number,) for number, one in batch.messages.items() if one is None]
         )
         database.executemany(
-            "INSERT OR REPLACE INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (number, sequence, one.number, one.first, one.identifiers, one.pid, one.state)
+                (number, sequence, one.number, one.first, one.identifiers, one.pid, one.state, _share_name(one.share))
                 for (number, sequence), one in batch.deliveries.items()
                 if one is not None and number not in ended
             ],
@@ -376,10 +397,12 @@ class DiskJournal:
                     Subscription(session, filter_, qos, share, bool(no_local), bool(as_published), identifier),
                 )  # fmt: skip
         owed: dict[int, list[Delivery]] = {}
-        for number, sequence, message, first, identifiers, pid, state in rows["delivery"]:
+        for number, sequence, message, first, identifiers, pid, state, share in rows["delivery"]:
             if number in sessions and message in messages:
                 delivery = Delivery(messages[message], first, identifiers)
                 delivery.sequence, delivery.number, delivery.pid, delivery.state = sequence, message, pid, state
+                group, plain = topics.split_shared(share)
+                delivery.share = (group, plain) if group is not None else None
                 delivery.message.references += 1
                 owed.setdefault(number, []).append(delivery)
         for number, pid in rows["received"]:
@@ -390,11 +413,16 @@ class DiskJournal:
         journal.next_message = max(messages, default=0) + 1
         journal.next_sequence = max((row[1] for row in rows["delivery"]), default=0) + 1
         router.journal = journal
+        self._restore_retained(rows["retained"])
         self._begin_with(sessions, owed, permissions)
+        for number, name in rows["replay"]:
+            session = sessions.get(number)
+            subscription = session.subscriptions.get(name) if session is not None else None
+            if session is not None and subscription is not None:
+                replay.begin(router, session, name, subscription, is_noted=True)
         for number, message in messages.items():
             if not message.references:
                 journal.open.messages[number] = None
-        self._restore_retained(rows["retained"])
         log.info(
             "%s: %d sessions, %d messages that are owed, %d retained",
             self._path, len(router.sessions), len(messages), router.retained.count,
@@ -410,6 +438,7 @@ class DiskJournal:
         for number, session in sessions.items():
             self._router.sessions.adopt(session)
             session.restore(owed.get(number, []))
+        for session in sessions.values():  # all are there: what one leaves of a shared subscription goes to another
             now = permissions(session.user)
             if now is None or session.expires_at <= self._router.now:
                 self._router.sessions.end(session)
@@ -433,6 +462,11 @@ class DiskJournal:
     def _restore_retained(self, rows: Iterable[tuple[Any, ...]]) -> None:
         for topic, payload, qos, user, properties, expires in rows:
             self._router.retained.store(Message(topic, payload, qos, True, user, properties, self._moment(expires)))
+
+
+def _share_name(share: tuple[str, str] | None) -> str:
+    """As a client would write it; "" for a subscription of its own."""
+    return f"$share/{share[0]}/{share[1]}" if share is not None else ""
 
 
 class _Nothing:

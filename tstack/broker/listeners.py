@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tstack.broker.acceptor import Acceptor
+from tstack.broker.gate import Gate, Place
 from tstack.broker.tls import Files, Tls
 from tstack.env import Address
 from tstack.errors import Failure
@@ -32,18 +33,19 @@ BACKLOG = 4096
 TLS_BUFFER = 16 << 10
 """Bytes that asyncio's own TLS reads at once. Its default of 256 KiB is allocated, and zeroed, for every connection."""
 
-Make = Callable[[str, Address | None], asyncio.Protocol]
-"""Makes the protocol of a connection: the listener's scheme, and the client's address where a proxy has told it."""
+Make = Callable[[str, Address | None, Place | None], asyncio.Protocol]
+"""Makes the protocol of a connection: the listener's scheme, the client's address where a proxy has told it, and as what it has
+been counted when it had to be prepared."""
 
 
 class Listeners:
     """All of a broker's listeners for MQTT, by scheme: `mqtt`, `mqtts`, `ws`, `wss`, `unix`."""
 
-    def __init__(self, options: Options, make: Make, room: Callable[[int], bool]) -> None:
-        """`room`: may one more come in, when so many are being prepared already? Raises `Failure` for bad certificates."""
+    def __init__(self, options: Options, make: Make, gate: Gate) -> None:
+        """`gate` says who may come in of those that have to be prepared. Raises `Failure` for bad certificates."""
         self._options = options
         self._make = make
-        self._room = room
+        self._gate = gate
         self._open: list[asyncio.Server | Acceptor] = []
         self._paths: list[tuple[Path, int]] = []
         self.tls = _tls(options) if options.tls or options.wss else None
@@ -120,15 +122,15 @@ class Listeners:
         tls = self.tls if scheme in {"mqtts", "wss"} else None
         if tls is None and not is_proxied:
             create = loop.create_unix_server if scheme == "unix" else loop.create_server
-            self._open.append(await create(lambda: self._make(scheme, None), sock=listening, backlog=BACKLOG))
+            self._open.append(await create(lambda: self._make(scheme, None, None), sock=listening, backlog=BACKLOG))
             return
         self._open.append(
             Acceptor(
                 listening,
-                lambda source: self._make(scheme, source),
+                lambda source, place: self._make(scheme, source, place),
                 tls=None if tls is None else lambda: tls.context(scheme),
                 proxies=options.trusted_proxies if is_proxied else None,
-                room=self._room,
+                gate=self._gate,
             )
         )
 

@@ -87,12 +87,14 @@ def exposition(broker: Broker) -> str:
 def _clients(page: Page, broker: Broker) -> None:
     sessions, counters = broker.router.sessions, broker.router.counters
     page.add("connections", "gauge", "Connections now.", len(broker.connections))
+    page.add("connections_preparing", "gauge", "TLS handshakes and PROXY headers under way.", broker.gate.preparing)
     page.add("sessions", "gauge", "Sessions, connected or kept.", len(sessions))
     page.add("sessions_connected", "gauge", "Sessions that have a connection.", sessions.connected)
     page.add(
         "sessions_expired_total", "counter", "Sessions that ended because nobody came back.", counters.sessions_expired
     )
     page.add("subscriptions", "gauge", "Subscriptions of all sessions.", broker.router.tree.count)
+    page.add("subscription_bytes", "gauge", "What their filters count for, in bytes.", broker.router.filters.bytes)
     page.add("sockets_total", "counter", "Connections that were let in, before their CONNECT.", counters.sockets)
     page.add_by(
         "result", "connects_total", "counter", "CONNECT packets judged.",
@@ -153,6 +155,10 @@ def _refusals(page: Page, broker: Broker) -> None:
     page.add_by(
         "name", "limit_hits_total", "counter", "How often a limit held somebody back.",
         {name: hits.get(name, 0) for name in bounds},
+    )  # fmt: skip
+    page.add_by(
+        "kind", "failed_handshakes_total", "counter", "TLS handshakes that failed, PROXY headers that were refused.",
+        broker.gate.failures,
     )  # fmt: skip
     page.add("bans", "gauge", "Bans of users and addresses now.", len(broker.gate.bans))
 

@@ -21,7 +21,7 @@ from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Wh
 from tstack.broker.connection import Connection
 from tstack.broker.expiry import Expiry
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
-from tstack.broker.gate import Gate
+from tstack.broker.gate import Gate, Place
 from tstack.broker.journal import DiskJournal
 from tstack.broker.purge import Purge
 from tstack.broker.tls import Tls
@@ -102,7 +102,6 @@ class Broker:
     def __init__(self, store: Store, options: Options, on_failure: Callable[[], None] | None = None) -> None:
         """`on_failure` is called when the broker cannot go on; `failure` says why. Raises `Failure` for bad certificates."""
         self.options = options
-        self._listeners = listeners.Listeners(options, self._connection, self._has_room)
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self.journal: DiskJournal | None = None
@@ -117,6 +116,7 @@ class Broker:
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
         self._retirement = Retirement(store, "tserve")
+        self._listeners = listeners.Listeners(options, self._connection, self.gate)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
         """What is really listened on: scheme and address."""
@@ -139,6 +139,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
+        self._replay: asyncio.Handle | None = None
         self._quiet = RateLimited(log)
         self._chatty = RateLimited(log, per_second=50, burst=200)
 
@@ -170,8 +171,8 @@ class Broker:
         if not self.options.authentication:
             log.warning("authentication is off: everybody may do everything")
 
-    def _connection(self, scheme: str, source: Address | None) -> asyncio.Protocol:
-        connection = Connection(self, scheme, source)
+    def _connection(self, scheme: str, source: Address | None, place: Place | None) -> asyncio.Protocol:
+        connection = Connection(self, scheme, source, place)
         policy = self._policies.get(scheme)
         return connection if policy is None else WebSocketConnection(self, connection, policy)
 
@@ -290,6 +291,9 @@ class Broker:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
+        if self._replay is not None:
+            self._replay.cancel()
+            self._replay = None
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -330,10 +334,14 @@ class Broker:
                     channel.proceed()
         if self.journal is not None:
             self.journal.kick()
+        if router.replaying and self._replay is None:
+            self._replay = asyncio.get_running_loop().call_soon(self._replay_more)
 
-    def _has_room(self, preparing: int) -> bool:
-        """May one more be prepared, when so many are already? Each may become a connection."""
-        return not self.stopping and len(self.connections) + preparing < self.limits.connections
+    def _replay_more(self) -> None:
+        """Retained messages by the slice: others are served between two of them."""
+        self._replay = None
+        self.router.replay()
+        self.flush()
 
     def admit(self, connection: Connection) -> bool:
         """May one more connection come in?"""
@@ -341,8 +349,7 @@ class Broker:
             return False
         refusal = self.gate.enter(connection)
         if refusal:
-            self.router.counters.close(refusal)
-            self._quiet.log(logging.WARNING, "refused a connection from %s: %s", connection.address, refusal)
+            self.gate.turned_away(refusal, connection.address)
             return False
         self.connections.add(connection)
         self.router.counters.sockets += 1

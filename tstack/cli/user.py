@@ -260,7 +260,8 @@ def _rights(name: str, values: Values, flags: argparse.Namespace) -> Work:
     publish, subscribe = _narrowing(flags, "publish"), _narrowing(flags, "subscribe")
 
     async def work(store: Store) -> Answer:
-        user = await admin.set_rights(store, name, rights, publish=publish, subscribe=subscribe)
+        entry = note(store, "device.changed", name, "rights")
+        user = await admin.set_rights(store, name, rights, publish=publish, subscribe=subscribe, note=entry)
         return said(user, f"rights: {clean(' '.join(user.rights)) or 'none'}")
 
     return work

@@ -153,6 +153,7 @@ async def set_rights(
     *,
     publish: Sequence[str] | None = None,
     subscribe: Sequence[str] | None = None,
+    note: Note | None = None,
 ) -> User:
     """Set what a user may do, whole: without `publish` or `subscribe`, nothing narrows the rights afterwards."""
     wish = User(
@@ -166,7 +167,7 @@ async def set_rights(
     def change(user: User) -> User:
         return replace(user, rights=wish.rights, publish=wish.publish, subscribe=wish.subscribe)
 
-    return await _change(store, name, change)
+    return await _change(store, name, change, note=note)
 
 
 async def set_disabled(store: Store, name: str, disabled: bool, *, note: Note | None = None) -> User:

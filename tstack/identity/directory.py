@@ -102,11 +102,14 @@ class Directory:
         times = [since for since in (self._users.stale_since, self._revoked.stale_since) if since is not None]
         return min(times, default=None)
 
-    async def authenticate(self, name: str, password: bytes) -> User:
-        """The user who has this password. Raises `Refused`, or `Busy` when too many checks are waiting."""
+    async def authenticate(self, name: str, password: bytes, source: str = "") -> User:
+        """The user who has this password. Raises `Refused`, or `Busy` when too many checks are waiting.
+
+        `source` is where the login comes from, as addresses are counted.
+        """
         user = self.users.get(name)
         checked = b"" if user is None else user.password
-        right = await self._verifier.verify(name, checked, password)
+        right = await self._verifier.verify(name, checked, password, source)
         user = self.users.get(name)  # as it is now: the check took a while
         if user is None:
             raise Refused("unknown")

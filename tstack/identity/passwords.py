@@ -3,7 +3,8 @@
 A check costs what its hash says: 250 ms at cost 12, for a password that a person chose; 2 ms at cost 5, which is enough for a
 device's password of 192 random bits, since nobody guesses those. bcrypt lets go of the interpreter lock, so two threads of
 its own keep two cores busy and the event loop free. Behind them at most `MAX_WAITING` checks wait; one more is told `Busy`,
-so that a flood of logins costs the clients patience and the broker nothing. What has been verified is remembered for
+so that a flood of logins costs the clients patience and the broker nothing. Addresses have turns, and users of one address
+(`turns.py`): a flood from one of them keeps nobody else waiting for long. What has been verified is remembered for
 about an hour as an HMAC under a key that only this process has, which carries a fleet through a network flap.
 
 An unknown user costs the same as a known one while the queue is short. Whether such a check is a cheap or a costly one
@@ -24,6 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import bcrypt
 
 from tstack.identity.scram import DEVICE_ROUNDS, PERSON_ROUNDS, make_verifier
+from tstack.identity.turns import Turns
 
 MAX_PASSWORD_BYTES = 72
 """bcrypt reads no more; a longer one is refused rather than cut."""
@@ -116,26 +118,32 @@ class Verifier:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, "password")
-        self._free = asyncio.Semaphore(THREADS)
+        self._free = THREADS
+        self._turns: Turns[asyncio.Future[None]] = Turns(MAX_WAITING)
         self._key = secrets.token_bytes(32)
         self._verified: dict[str, tuple[bytes, bytes, float]] = {}
         self._decoys = tuple(bcrypt.gensalt(cost) for cost in (PERSON_COST, DEVICE_COST))
-        self.waiting = 0
-        """Checks that wait for a thread now."""
 
-    async def verify(self, user_name: str, hash_: bytes, password: bytes) -> bool:
+    @property
+    def waiting(self) -> int:
+        """Checks that wait for a thread now."""
+        return len(self._turns)
+
+    async def verify(self, user_name: str, hash_: bytes, password: bytes, source: str = "") -> bool:
         """Is this the password behind the hash? With b"" for the hash, for an unknown user: False, after as long.
+
+        `source` is where the login comes from; each one has its share of the places to wait.
 
         What bcrypt cannot take (a password over 72 bytes, empty or with NUL, a malformed hash) is False too. Raises `Busy`.
         """
         if not _is_password(password):
             return False
         if not is_hash(hash_):
-            return await self._refuse(user_name, password)
+            return await self._refuse(user_name, password, source)
         mac = self._mac(password)
         if self._remembered(user_name, hash_, mac):
             return True
-        if not await self._in_thread(password, hash_):
+        if not await self._in_thread(password, hash_, source, user_name):
             return False
         self._remember(user_name, hash_, mac)
         return True
@@ -144,30 +152,52 @@ class Verifier:
         """Wait for the checks under way (a second at most) and end the threads. May be called twice."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    async def _refuse(self, user_name: str, password: bytes) -> bool:
+    async def _refuse(self, user_name: str, password: bytes, source: str) -> bool:
         if self.waiting < DECOY_WAITING:
             decoy = self._decoys[self._mac(user_name.encode(errors="surrogatepass"))[0] & 1]
-            await self._in_thread(password, decoy)
+            await self._in_thread(password, decoy, source, user_name)
         return False
 
-    async def _in_thread(self, password: bytes, hash_: bytes) -> bool:
-        if self.waiting >= MAX_WAITING:
+    async def _turn(self, source: str, user_name: str) -> None:
+        """Wait for a thread. Raises `Busy` when there is no place to wait, or somebody with less needs it."""
+        if self._free:
+            self._free -= 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loser = self._turns.put(source, user_name, waiter)
+        if loser is waiter:
             raise Busy
-        self.waiting += 1
+        if loser is not None:
+            loser.set_exception(Busy())
         try:
-            await self._free.acquire()
-        finally:
-            self.waiting -= 1
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                self._turns.remove(source, user_name, waiter)
+            elif waiter.exception() is None:
+                self._release()  # its turn had come
+            raise
+
+    def _release(self) -> None:
+        """A thread is free: for whose turn it is."""
+        waiter = self._turns.take()
+        if waiter is None:
+            self._free += 1
+        else:
+            waiter.set_result(None)
+
+    async def _in_thread(self, password: bytes, hash_: bytes, source: str, user_name: str) -> bool:
+        await self._turn(source, user_name)
         loop = asyncio.get_running_loop()
 
         def release(_: Future[bool]) -> None:
-            loop.call_soon_threadsafe(self._free.release)
+            loop.call_soon_threadsafe(self._release)
 
         # The thread is free when it has finished, not when the one who asked has gone away.
         try:
             future = self._threads.submit(check_password, password, hash_)
         except RuntimeError:  # closed meanwhile
-            self._free.release()
+            self._release()
             raise Busy from None
         future.add_done_callback(release)
         return await asyncio.wrap_future(future)

@@ -35,6 +35,7 @@ SCOPES: Final = (
     "certificates:read",
     "certificates:write",
     "audit:read",
+    "metrics:read",
 )
 """Every scope there is."""
 
@@ -161,6 +162,11 @@ class Tokens:
     def tokens(self) -> Mapping[str, Token]:
         """All of them by name."""
         return self._mirror.values
+
+    @property
+    def stale_since(self) -> float | None:
+        """`time.monotonic()` since when the store could not be asked; None when the copy is live."""
+        return self._mirror.stale_since
 
     def find(self, text: str) -> Token | None:
         """The token that this is the text of, unless its time is over. The time that it takes tells nothing of the secret."""

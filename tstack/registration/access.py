@@ -17,7 +17,7 @@ from tstack.identity.audit import Audit, Entry, Note
 from tstack.identity.tokens import Token, Tokens, name_of
 from tstack.logs import RateLimited, clean
 from tstack.registration.clients import Proxies
-from tstack.registration.errors import Forbidden, TooMany, Unauthorized
+from tstack.registration.errors import OUTAGE_RETRY_SECONDS, Forbidden, Later, TooMany, Unauthorized
 from tstack.registration.limits import Limits
 from tstack.registration.lockout import Lockout
 from tstack.registration.ratelimit import RateLimit
@@ -64,6 +64,7 @@ class Access:
         self._tokens = tokens
         self._audit = audit
         self._proxies = proxies
+        self._stale_seconds = limits.tokens_stale
         self.lockout = Lockout(limits, clock)
         self._rate = RateLimit(limits.token_burst, limits.token_every, max_clients=limits.clients, clock=clock)
         self._refusals = RateLimited(log)
@@ -77,11 +78,14 @@ class Access:
         return guard
 
     async def _caller(self, request: web.Request, scope: str) -> Caller:
-        """Raises `Unauthorized`, `Forbidden` or `TooMany`."""
+        """Raises `Unauthorized`, `Forbidden`, `TooMany`, and `Later` when nobody can say any more which tokens are good."""
         address = self._proxies.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
         text = _bearer(request)
         if not text:
             raise Unauthorized("the admin API wants a token", "send Authorization: Bearer TOKEN; see tuser token")
+        since = self._tokens.stale_since
+        if since is not None and time.monotonic() - since > self._stale_seconds:
+            raise Later("the store does not say which tokens are good", "try again later", OUTAGE_RETRY_SECONDS)
         name = name_of(text)
         if wait := self.lockout.wait(address, name):
             raise TooMany("too many wrong tokens", "wait as long as Retry-After says", wait)

@@ -36,6 +36,7 @@ from tstack.registration.keyring import Keyring, default_key
 from tstack.registration.known import Known
 from tstack.registration.limits import Limits
 from tstack.registration.lockout import Lockout
+from tstack.registration.metrics import Metrics
 from tstack.registration.names import free_names
 from tstack.registration.openapi import OpenApi
 from tstack.registration.rates import Rates
@@ -115,6 +116,7 @@ class Registration:
 
         self._directory = Directory(store, changed)
         lockout = Lockout(options.limits, clock)
+        lockout = Lockout(options.limits, clock)
         self._keyring = Keyring(store, default_key(options.key), lockout, options.sealer)
         self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
@@ -185,6 +187,10 @@ class Registration:
             options.sealer,
             clock,
         )
+        self._connections: Connections | None = None
+        self._metrics = Metrics(
+            self._directory, fleet, self._audit, self._admin.access, lockout, self._count_connections
+        )
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -215,9 +221,10 @@ class Registration:
         self._runner = web.AppRunner(self._app(), shutdown_timeout=limits.stop_seconds)
         await self._runner.setup()
         assert self._runner.server is not None
+        self._connections = Connections(self._runner.server, limits)
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                Connections(self._runner.server, limits),
+                self._connections,
                 self._options.host or None,
                 self._options.port,
                 ssl=self._options.tls,
@@ -251,6 +258,10 @@ class Registration:
         await self._keyring.stop()
         await self._directory.stop()
 
+    def _count_connections(self) -> tuple[int, int]:
+        connections = self._connections
+        return (0, 0) if connections is None else (connections.open, connections.turned_away)
+
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
         app.on_response_prepare.append(_finish)
@@ -261,6 +272,7 @@ class Registration:
         app.router.add_post("/v1/devices/renew", self._renew.answer)
         self._est.add_routes(app.router)
         self._admin.add_to(app)
+        self._metrics.add_to(app)
         OpenApi().add_to(app)
         app.router.add_get("/ca.crt", self._ca)
         app.router.add_get("/ca.crl", self._crl.answer)

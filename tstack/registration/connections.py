@@ -47,9 +47,7 @@ class Connections:
         """How many are being told to come again."""
 
     def __call__(self) -> asyncio.Protocol:
-        if self.open < self.limits.connections:
-            return _Connection(self)
-        return _TurnedAway(self)
+        return _Connection(self)
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -106,12 +104,14 @@ class _Connection(web.RequestHandler):
         aborting = cast(asyncio.Transport, transport)  # uvloop's transports are none by class
         connections = self._connections
         if connections.open >= connections.limits.connections:
-            aborting.abort()
-        else:
-            connections.open += 1
-            self._counted = True
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(connections.limits.connection_seconds, aborting.abort)
+            instead = _TurnedAway(connections)
+            aborting.set_protocol(instead)
+            instead.connection_made(transport)
+            return
+        connections.open += 1
+        self._counted = True
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(connections.limits.connection_seconds, aborting.abort)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

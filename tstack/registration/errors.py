@@ -159,7 +159,7 @@ class TooMany(Later):
     status = HTTPStatus.TOO_MANY_REQUESTS
 
 
-PROBLEM_PATHS = ("/v1/", "/.well-known/est/")
+PROBLEM_PATHS = ("/v1/", "/.well-known/est/", "/metrics")
 """Under these, errors are problem documents."""
 
 

@@ -130,9 +130,10 @@ class Fleet:
             return False
         if wanted.state and state(user) != wanted.state:
             return False
-        return not wanted.ends_before or 0.0 < self._last_end(user) < wanted.ends_before
+        return not wanted.ends_before or 0.0 < self.last_end(user) < wanted.ends_before
 
-    def _last_end(self, user: User) -> float:
+    def last_end(self, user: User) -> float:
+        """When the last of its certificates ends; 0.0: it has none, or that is not known."""
         return max((self.ends.get(serial, 0.0) for serial in user.certificates), default=0.0)
 
 

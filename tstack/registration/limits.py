@@ -83,6 +83,9 @@ class Limits:
     lockout_entries: int = 10_000
     """Addresses and names that are remembered (about 3 MB in all tables)."""
 
+    tokens_stale: float = 60.0
+    """Seconds without the store after which no admin token is good: one that was revoked meanwhile must not go on for ever."""
+
     token_burst: int = 200
     """Requests that one admin token may do at once."""
 

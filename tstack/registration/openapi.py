@@ -245,6 +245,11 @@ def _service() -> Json:
             "isReady", "service", "Can it register devices?", "",
             {"200": answer("Yes.", "Health"), "503": answer("No; `reasons` says why.", "Health")},
         )},
+        "/metrics": {"get": operation(
+            "getMetrics", "service", "Figures for Prometheus", "No label names a device, a key or an address.",
+            {"200": answer("Text format.", text, media_type="text/plain"), **problems(400, 401, 403, 429, 503)},
+            scope="metrics:read",
+        )},
         "/openapi.json": {"get": operation(
             "getOpenApi", "service", "This document", "", {"200": answer("OpenAPI 3.1.", {"type": "object"})}
         )},

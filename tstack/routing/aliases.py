@@ -1,4 +1,5 @@
-"""Topic aliases on the way out: a topic that was sent once is named by two bytes from then on [MQTT-3.1.2-26].
+"""Topic aliases: a topic that was sent once is named by two bytes from then on. `resolved` is for those that clients set, and
+the rest for our own [MQTT-3.1.2-26].
 
 There are aliases only for a 5.0 client that asked for them, and only where they pay: an alias costs three bytes in every
 packet and three more to set, so a topic of a few characters is written out. The aliases are those of the topics sent last; the
@@ -7,9 +8,14 @@ one that was not needed for longest is given to the next topic. They end with th
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from tstack.mqtt.errors import ProtocolViolation, TopicAliasInvalid
 from tstack.routing.message import U16, varint
+
+if TYPE_CHECKING:
+    from tstack.mqtt.packets import Publish
+    from tstack.routing.channel import Channel
 
 WORTH: Final = 8
 """Bytes of a topic from which on an alias pays at its third use at the latest."""
@@ -65,3 +71,23 @@ def _rewritten(packet: bytes, topic: bytes, pos: int, alias: int) -> bytes:
             break
     body = topic + packet[pos:pid_end] + varint(length + 3) + b"\x23" + U16[alias] + packet[at:]
     return packet[:1] + varint(len(body)) + body
+
+
+def resolved(channel: Channel, packet: Publish, topic: bytes) -> bytes:
+    """The topic of a PUBLISH from a client, by its alias where it was left out [MQTT-3.3.2-7 to -12]. Raises `MqttError`."""
+    alias = packet.properties.topic_alias
+    if alias is None:
+        if not topic:
+            raise ProtocolViolation("a PUBLISH has neither topic nor alias")  # [MQTT-3.3.2-8]
+        return topic
+    if alias > channel.router.limits.topic_aliases:
+        channel.router.counters.hit("topic_aliases")
+        raise TopicAliasInvalid("the topic alias is above the maximum")
+    if channel.aliases is None:
+        channel.aliases = {}
+    if topic:
+        channel.aliases[alias] = topic
+        return topic
+    if alias not in channel.aliases:
+        raise ProtocolViolation("the topic alias was never set")
+    return channel.aliases[alias]

@@ -7,7 +7,7 @@ The way of a PUBLISH is the hot path, and this is its shape:
 
 * One call handles every packet in what was read.
 * A PUBLISH is not turned into objects: the answer to "may this session publish here, and who receives it" is one look-up of
-  the topic's bytes in `routes`, made by the router and thrown away whenever subscriptions, rights or sessions change.
+  the topic's bytes in `routes`, made by the router, and again when subscriptions, rights or sessions changed that it rests on.
 * Packets in a row with the same topic are one run. At QoS 0 the bytes that came in are the bytes that go out: a run is one
   slice, appended once to each receiver.
 * At QoS 1 only the packet identifier is written anew.
@@ -31,12 +31,11 @@ from tstack.mqtt.errors import (
     ProtocolViolation,
     QuotaExceeded,
     ReceiveMaximumExceeded,
-    TopicAliasInvalid,
     shown,
 )
 from tstack.mqtt.framing import MAX_PACKET, read_header
 from tstack.mqtt.packets import Auth, Disconnect, Publish, Subscribe, Unsubscribe
-from tstack.routing import acknowledgements, answers
+from tstack.routing import acknowledgements, aliases, answers
 from tstack.routing.exchange import Exchange
 from tstack.routing.message import Message, is_text
 from tstack.routing.outlet import AUTHENTICATING, CLOSED, NEW, OPEN, Carrier, Outlet
@@ -72,7 +71,7 @@ class Channel(Outlet):
         self.session: Session | None = None
         self.routes: dict[bytes, Route] = {}
         self.remembered = 0
-        """Topics and receivers in `routes`."""
+        """Topics and receivers in `routes`. `generation`: that of the router when they began."""
         self.generation = -1
         self._chunks: list[bytes] | None = None
         """Bytes that came in and could not be handled yet; `_need`: handle them when so many are there."""
@@ -203,7 +202,7 @@ class Channel(Outlet):
         end = len(data)
         limit = router.limits.packet
         is_v5 = self.version >= 5
-        if self.generation != router.generation:
+        if self.generation < router.oldest:
             self.routes.clear()
             self.generation = router.generation
         while end - pos >= 2:
@@ -231,7 +230,7 @@ class Channel(Outlet):
                     self._publish_whole(first, data[body:stop])
                 else:
                     route = self.routes.get(data[body + 2 : text])
-                    if route is None:
+                    if route is None or route.generation != router.generation:
                         route = self._route(data[body + 2 : text])
                     if first == 0x30:
                         stop = self._flow(data, pos, body, text + is_v5, stop, route)
@@ -249,9 +248,6 @@ class Channel(Outlet):
             if self.waiting_for is not None:
                 self._stall(data, pos)
                 return
-            if self.generation != router.generation:
-                self.routes.clear()
-                self.generation = router.generation
             pos = stop
         self._keep(data, pos, 2 if end - pos < 2 else end - pos + 1)
 
@@ -299,6 +295,7 @@ class Channel(Outlet):
         for session in route.near:
             channel = session.channel
             if channel is None:
+                router.counters.drop("receiver away", count)
                 continue
             if channel.room >= size:
                 channel.room -= size
@@ -330,6 +327,7 @@ class Channel(Outlet):
                 self._no_room(session, 1, pid)
                 return
         router.counters.messages_received += 1
+        most = router.limits.inflight_bytes
         message: Message | None = None
         flat = b""
         head = b""
@@ -342,6 +340,7 @@ class Channel(Outlet):
                 or not target.qos
                 or session.queue is not None
                 or len(session.inflight) >= session.window
+                or session.inflight_bytes >= most
                 or channel.room <= 0
             ):
                 if target.qos:
@@ -353,6 +352,8 @@ class Channel(Outlet):
                         message = message or self._plain_message(data, text, stop, route)
                         flat = message.packet(self.version, 0x30, b"", b"", router.now)
                     channel.offer(flat, 1)
+                else:
+                    router.counters.drop("receiver away")
                 continue
             if not head:
                 head = data[pos:text]
@@ -360,7 +361,9 @@ class Channel(Outlet):
             fresh = session.new_pid()
             packet = head + fresh + tail
             session.inflight[fresh] = packet
-            channel.room -= len(packet)
+            size = len(packet)
+            session.inflight_bytes += size
+            channel.room -= size
             channel.out.append(packet)
             router.counters.messages_sent += 1
             if not channel.dirty:
@@ -393,10 +396,8 @@ class Channel(Outlet):
         if self.version >= 5:
             if packet.properties.subscription_identifiers:
                 raise ProtocolViolation("a subscription identifier from a client")  # [MQTT-3.3.4-6]
-            topic = self._aliased(packet, topic)
-        route = self.routes.get(topic)
-        if route is None:
-            route = self._route(topic)
+            topic = aliases.resolved(self, packet, topic)
+        route = self._route(topic)
         if not route.allowed:
             router.counters.messages_received += 1
             self._forbidden(route.topic, pid, packet.qos)
@@ -416,8 +417,8 @@ class Channel(Outlet):
         journal = router.journal
         before = journal.changes if journal is not None else 0
         if packet.retain and not router.retain(message):
-            if self.version >= 5 and packet.qos:
-                self._answer(packet.qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="no room for a retained message")
+            if packet.qos:
+                self._refuse(packet.qos, pid, "no room for a retained message")
                 return
             router.counters.drop("no room for retained")
         router.deliver(message, route, room=True)
@@ -456,25 +457,6 @@ class Channel(Outlet):
             self.fail(error)
         return False
 
-    def _aliased(self, packet: Publish, topic: bytes) -> bytes:
-        """The topic, by its alias where it was left out [MQTT-3.3.2-7 to -12]."""
-        alias = packet.properties.topic_alias
-        if alias is None:
-            if not topic:
-                raise ProtocolViolation("a PUBLISH has neither topic nor alias")  # [MQTT-3.3.2-8]
-            return topic
-        if alias > self.router.limits.topic_aliases:
-            self.router.counters.hit("topic_aliases")
-            raise TopicAliasInvalid("the topic alias is above the maximum")
-        if self.aliases is None:
-            self.aliases = {}
-        if topic:
-            self.aliases[alias] = topic
-            return topic
-        if alias not in self.aliases:
-            raise ProtocolViolation("the topic alias was never set")
-        return self.aliases[alias]
-
     def _answer(self, qos: int, pid: bytes, code: int, durable: bool = False, reason: str = "") -> None:
         """PUBACK or PUBREC, in the order of the PUBLISH packets [MQTT-4.6.0-2, -3]; `durable`: not before that is so."""
         kind = 0x40 if qos == 1 else 0x50
@@ -485,11 +467,17 @@ class Channel(Outlet):
             self.put(packet)
 
     def _route(self, topic: bytes) -> Route:
-        """Ask the router, and remember the answer; the memory is bounded by starting anew."""
+        """What is remembered, where that still holds; else ask the router. The memory is bounded by starting anew."""
         assert self.session is not None
-        route = self.router.route(topic, self.session)
         if not self.routes:
             self.remembered = 0
+        route = self.routes.get(topic)
+        if route is not None:
+            if self.router.holds(route):
+                return route
+            self.remembered -= 1 + len(route.targets)
+            del self.routes[topic]
+        route = self.router.route(topic, self.session)
         self.remembered += 1 + len(route.targets)
         if self.remembered > self.router.limits.routes:
             self.router.counters.hit("routes")
@@ -520,11 +508,15 @@ class Channel(Outlet):
             self.router.counters.hit(session.full_by())
             return
         self.refusing = None
+        self._refuse(qos, pid, "a receiver has no room")
+
+    def _refuse(self, qos: int, pid: bytes, reason: str) -> None:
+        """There is no room, so nothing is acknowledged: 0x97 in 5.0, and 3.1.1 has no word but the end of the connection."""
         self.router.counters.publishes_refused += 1
         if self.version >= 5:
-            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED, reason="a receiver has no room")
+            self._answer(qos, pid, ReasonCode.QUOTA_EXCEEDED, reason=reason)
         else:
-            self.fail(QuotaExceeded("a receiver has no room for the message"))
+            self.fail(QuotaExceeded(reason))
 
     def _stall(self, data: bytes, pos: int) -> None:
         """Keep the message that waits for room, and what is behind it. Patience starts anew with each message."""

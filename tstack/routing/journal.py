@@ -36,12 +36,14 @@ class Batch:
         self.deliveries: dict[tuple[int, int], Delivery | None] = {}
         self.received: dict[tuple[int, bytes], bool] = {}
         self.retained: dict[bytes, Message | None] = {}
+        self.replays: dict[tuple[int, str], bool] = {}
 
     def is_empty(self) -> bool:
         """Is there nothing to write?"""
         return not (
             self.sessions or self.subscriptions or self.messages or self.deliveries or self.received or self.retained
-        )
+            or self.replays
+        )  # fmt: skip
 
 
 class Journal:
@@ -121,6 +123,12 @@ class Journal:
         """A subscription of the session is new or changed; None: it is gone."""
         if session.number:
             self.open.subscriptions[(session.number, name)] = subscription
+            self.changes += 1
+
+    def replaying(self, session: Session, name: str, is_waiting: bool) -> None:
+        """The session has not got all retained messages for this subscription yet; or (False) it has, or needs no more."""
+        if session.number:
+            self.open.replays[(session.number, name)] = is_waiting
             self.changes += 1
 
     # -- messages ----------------------------------------------------------------------------------------------------------

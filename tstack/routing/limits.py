@@ -24,7 +24,8 @@ class Limits:
     """Connections of one user at a time. 0: as many as the user may have sessions."""
 
     half_open: int = 20_000
-    """Connections that have not logged in: what strangers can hold at most. A fleet that comes back at once fits in."""
+    """Connections that have not logged in, TLS handshakes among them: what strangers can hold at most. A fleet that comes back
+    at once fits in."""
 
     connection_rate: int = 0
     """Connections a second from one IPv4 address or IPv6 /64, trusted networks excepted. 0: no limit."""
@@ -51,6 +52,16 @@ class Limits:
     subscriptions: int = 1000
     """Subscriptions of one session: each costs memory and a place in the subscription tree."""
 
+    subscription_bytes: int = 4 << 20
+    """Bytes of the topic filters of one session, and 256 more for each of their levels, which is what a place in the tree
+    takes."""
+
+    subscription_bytes_per_user: int = 256 << 20
+    """The same of all sessions of one user, connected or kept: a user cannot fill memory with filters of many levels."""
+
+    subscription_bytes_in_all: int = 4 << 30
+    """The same of all sessions."""
+
     sessions: int = 1_000_000
     """Sessions in all, connected or kept for later."""
 
@@ -62,6 +73,9 @@ class Limits:
 
     inflight: int = 1000
     """QoS 1 and 2 messages that a client has been sent and not acknowledged; a 5.0 client may ask for fewer."""
+
+    inflight_bytes: int = 16 << 20
+    """Bytes of these messages: a client that acknowledges nothing gets no more above it, however large messages are."""
 
     receive_maximum: int = 1000
     """QoS 1 and 2 messages of a client that are not acknowledged to the end; told to 5.0 clients as their receive maximum."""
@@ -77,6 +91,12 @@ class Limits:
 
     output: int = 4 << 20
     """Bytes of QoS 0 messages that wait for one slow connection; what comes on top is dropped and counted."""
+
+    admin_connections: int = 100
+    """Connections to the admin listener: scrapers and probes are few, and whoever holds more shuts none of the clients out."""
+
+    admin_deadline: float = 10.0
+    """How long a connection to the admin listener may last: it carries one request, whose header, body and answer fit in."""
 
     message_rate: int = 0
     """PUBLISH, SUBSCRIBE and UNSUBSCRIBE packets a second of one client: above it the client is not read from for a while, and
@@ -146,7 +166,8 @@ TOLD: Final = frozenset({"packet", "receive_maximum", "topic_aliases"})
 
 SIZES: Final = frozenset(
     {
-        "packet_before_login", "packet", "topic_bytes", "queue_bytes", "output", "retained_bytes", "byte_rate",
+        "packet_before_login", "packet", "topic_bytes", "subscription_bytes", "subscription_bytes_per_user",
+        "subscription_bytes_in_all", "inflight_bytes", "queue_bytes", "output", "retained_bytes", "byte_rate",
     }
 )  # fmt: skip
 """The fields that are bytes; other `int` fields are counts, `float` fields are seconds."""

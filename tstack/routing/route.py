@@ -14,11 +14,11 @@ class Target:
 
     __slots__ = ("identifiers", "qos", "retain_as_published", "session")
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.qos = 0
-        self.retain_as_published = False
-        self.identifiers = b""
+    def __init__(self, subscription: Subscription) -> None:
+        self.session = subscription.session
+        self.qos = subscription.qos
+        self.retain_as_published = subscription.retain_as_published
+        self.identifiers = subscription.identifier_bytes
 
     def add(self, subscription: Subscription) -> None:
         """One more matching subscription of the session [MQTT-3.3.4-2, MQTT-3.3.4-3]."""
@@ -28,14 +28,27 @@ class Target:
 
 
 class Route:
-    """Who receives a topic of one publishing session. Good until the router's generation changes."""
+    """Who receives a topic of one publishing session. Good as long as `Router.holds` says so."""
 
-    __slots__ = ("allowed", "far", "groups", "near", "quick", "special", "targets", "topic", "topic_bytes")
+    __slots__ = (
+        "allowed",
+        "far",
+        "generation",
+        "groups",
+        "near",
+        "quick",
+        "special",
+        "targets",
+        "topic",
+        "topic_bytes",
+    )
 
-    def __init__(self, topic: str, topic_bytes: bytes, allowed: bool) -> None:
+    def __init__(self, topic: str, topic_bytes: bytes, allowed: bool, generation: int) -> None:
         self.topic = topic
         self.topic_bytes = topic_bytes
         self.allowed = allowed
+        self.generation = generation
+        """The router's generation that it is known to be right for."""
         self.targets: list[Target] = []
         """All receivers but those of shared subscriptions."""
         self.groups: list[Group] = []

@@ -2,24 +2,26 @@
 
 It is pure: it reads no clock (`now` is set by whoever drives it) and touches no socket. It leaves bytes on channels and lists
 them in `dirty`; publishers that may go on are listed in `awake`. Whoever calls into it flushes the one and proceeds with the
-other afterwards.
+other afterwards. Sessions that are to get more retained messages are in `replaying`; they have their turns between others'.
 
-`generation` is the number that every remembered route depends on. It changes with every change of subscriptions, rights or
-protocol version of a session; channels compare it before they trust what they remember.
+`generation` is the number that every remembered route depends on. It goes up with every change of subscriptions, rights or
+protocol version of a session; channels compare it before they trust a route, and `holds` says whether it is still good.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tstack.mqtt import topics
 from tstack.mqtt.codes import ReasonCode
 from tstack.mqtt.errors import MalformedError, MqttError, ProtocolViolation, shown
 from tstack.mqtt.packets import Publish, Subscribe, SubscriptionRequest, Unsubscribe
 from tstack.mqtt.properties import Properties
-from tstack.routing import answers
+from tstack.routing import answers, replay
 from tstack.routing.counters import Counters
+from tstack.routing.filters import Filters
 from tstack.routing.limits import Limits
 from tstack.routing.message import Message, varint
 from tstack.routing.retained import Retained
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
     from tstack.routing.journal import Journal
     from tstack.routing.outlet import Outlet
     from tstack.routing.session import Session
+
+
+CHANGES: Final = 256
+"""Changes of subscriptions that are remembered, so that routes that they do not concern still hold."""
+
+LOOKUP: Final = 8
+"""To look a route up costs about as much as to compare its topic with so many filters, and one more for each receiver."""
 
 
 class Policy(Protocol):
@@ -53,8 +62,14 @@ class Router:
         self.now = 0.0
         """Seconds on a clock that only goes forward; set before anything else is called."""
         self.generation = 0
+        self._changed: deque[str] = deque()
+        """The topic filters whose subscriptions made the last steps of `generation`."""
+        self.oldest = 0
+        """The generation before these steps: what was looked up earlier is not to be trusted, nor kept."""
         self.dirty: list[Outlet] = []
         self.awake: list[Channel] = []
+        self.replaying: dict[Session, None] = {}
+        """Sessions that wait for their turn to get more of the retained messages: `replay` gives it to the first one."""
         self.journal: Journal | None = None
         """Notes what has to outlive the broker; None: nothing has to."""
         self.retained = Retained(self.limits)
@@ -63,6 +78,7 @@ class Router:
         self.suspects: set[str] = set()
         """Users whose rights changed, or who went, while we ran: what waits of theirs is judged before it is delivered."""
         self.tree = SubscriptionTree()
+        self.filters = Filters(self.limits)
         self.sessions = Sessions(self, token)
         self.on_interest: Callable[[str, bool], None] | None = None
         """Told when a topic filter gets its first subscription (True) and loses its last one (False)."""
@@ -75,9 +91,35 @@ class Router:
         self.retained.limit(limits)
         self.system.limit(limits)
         self.sessions.limit(limits)
-        self.generation += 1  # a topic that has a route may be too long now
+        self.filters.limit(limits)
+        self.changed_everything()  # a topic that has a route may be too long now
 
     # -- routes ------------------------------------------------------------------------------------------------------------
+
+    def changed(self, filter_: str) -> None:
+        """Routes of topics that the filter matches are out of date."""
+        self.generation += 1
+        self._changed.append(filter_)
+        if len(self._changed) > CHANGES:
+            self._changed.popleft()
+            self.oldest += 1
+
+    def changed_everything(self) -> None:
+        """All routes are out of date."""
+        self.generation += 1
+        self.oldest = self.generation
+        self._changed.clear()
+
+    def holds(self, route: Route) -> bool:
+        """Is the route still right? Also False where it is less work to make it anew than to find out."""
+        missed = self.generation - route.generation
+        if missed > len(self._changed) or missed > LOOKUP + len(route.targets):
+            return False
+        for step in range(missed):
+            if topics.matches(self._changed[-1 - step], route.topic):
+                return False
+        route.generation = self.generation
+        return True
 
     def route(self, topic: bytes, session: Session) -> Route:
         """Who receives a topic name published by a session. Raises `MqttError` for what is no topic name [MQTT-3.3.2-2]."""
@@ -91,7 +133,7 @@ class Router:
             raise ProtocolViolation("there is neither a topic name nor a topic alias")  # 5.0, section 3.3.2.1
         self.check_topic(text, len(topic))
         allowed = session.permissions.may_publish(text) and not text.startswith("$SYS")
-        route = Route(text, topic, allowed)
+        route = Route(text, topic, allowed, self.generation)
         if allowed:
             self._find(route, session)
         route.sort(session.version >= 5)
@@ -115,8 +157,9 @@ class Router:
                 continue  # [MQTT-3.8.3-3]
             target = targets.get(session)
             if target is None:
-                target = targets[session] = Target(session)
-            target.add(subscription)
+                targets[session] = Target(subscription)
+            else:
+                target.add(subscription)
         route.targets = list(targets.values())
         route.groups = found.groups
 
@@ -158,7 +201,7 @@ class Router:
 
     def publish(self, message: Message, publisher: Session | None = None) -> None:
         """A message that no channel brought: a will, the broker's own, one from elsewhere. Rights are the caller's affair."""
-        route = Route(message.topic.decode(), message.topic, True)
+        route = Route(message.topic.decode(), message.topic, True, self.generation)
         self._find(route, publisher)
         if message.retain and not self.retain(message):
             self.counters.drop("no room for retained")
@@ -191,7 +234,10 @@ class Router:
         """
         for delivery in deliveries:
             message = delivery.message
-            if delivery.share is None or (message.expires and message.expires <= self.now):
+            if delivery.share is None:
+                continue
+            if message.expires and message.expires <= self.now:
+                self.counters.drop("expired")
                 continue
             if self.is_revoked(message):
                 self.counters.drop("rights")
@@ -222,6 +268,8 @@ class Router:
         elif channel is not None:
             packet = message.packet(session.version, 0x31 if retain else 0x30, b"", identifiers, self.now)
             channel.offer(packet, 1)
+        else:
+            self.counters.drop("receiver away")
 
     def spread(self, run: bytes, publisher: Channel, route: Route) -> None:
         """A run of QoS 0 PUBLISH packets to those receivers that cannot take it as it is."""
@@ -246,6 +294,8 @@ class Router:
                 for session in route.far:
                     if session.channel is not None:
                         session.channel.offer(packet, 1)
+                    else:
+                        self.counters.drop("receiver away")
             for target in route.special:
                 self._deliver(message, target.session, 0, False, target.identifiers, False)
             for group in route.groups:
@@ -278,7 +328,6 @@ class Router:
             identifier = b"\x0b" + varint(packet.properties.subscription_identifiers[0])
         codes = bytearray()
         reason = ""
-        retained: list[Subscription] = []
         pid = packet.packet_id.to_bytes(2, "big")
         if channel.peer_packet_limit:
             answers.subscribed(channel, 0x90, pid, bytes(len(packet.requests)))  # can it be answered at all?
@@ -300,7 +349,7 @@ class Router:
             self.add_subscription(session, request.filter, subscription)
             codes.append(subscription.qos)
             if not subscription.group and (request.retain_handling == 0 or (request.retain_handling == 1 and is_new)):
-                retained.append(subscription)  # [MQTT-3.3.1-9, -10, -11]
+                replay.begin(self, session, request.filter, subscription)  # [MQTT-3.3.1-9, -10, -11]
         if channel.version >= 5:
             answer = answers.subscribed(channel, 0x90, pid, bytes(codes), reason)
         else:
@@ -309,8 +358,8 @@ class Router:
             channel.hold(answer)
         else:
             channel.put(answer)
-        for subscription in retained:
-            self._send_retained(session, subscription)
+        if session.replays is not None:
+            replay.advance(self, session)
 
     def _judge(self, session: Session, request: SubscriptionRequest, identifier: bytes, is_new: bool) -> Subscription:
         """The subscription that is granted. Raises `MqttError` with the code of the refusal."""
@@ -330,17 +379,23 @@ class Router:
         if is_new and len(session.subscriptions) >= self.limits.subscriptions:
             self.counters.hit("subscriptions")
             raise MqttError("too many subscriptions", ReasonCode.QUOTA_EXCEEDED)
+        full = self.filters.full_by(session, filter_) if is_new else ""
+        if full:
+            self.counters.hit(full)
+            raise MqttError("the subscriptions take too much memory", ReasonCode.QUOTA_EXCEEDED)
         return Subscription(
             session, plain, request.qos, group or "", request.no_local, request.retain_as_published, identifier
         )
 
     def add_subscription(self, session: Session, name: str, subscription: Subscription) -> None:
         """Add one that has been judged, under the name that the client wrote."""
+        if name not in session.subscriptions:
+            self.filters.add(session, name)
         session.subscriptions[name] = subscription
         if self.journal is not None:
             self.journal.subscribed(session, name, subscription)
         first = self.tree.add(subscription)
-        self.generation += 1
+        self.changed(subscription.filter)
         if first and self.on_interest is not None:
             self.on_interest(subscription.filter, True)
 
@@ -349,35 +404,21 @@ class Router:
         subscription = session.subscriptions.pop(name, None)
         if subscription is None:
             return False
+        self.filters.remove(session, name)
         if self.journal is not None:
             self.journal.subscribed(session, name, None)
+        replay.end(self, session, name)
         last = self.tree.remove(subscription)
-        self.generation += 1
+        self.changed(subscription.filter)
         if last and self.on_interest is not None:
             self.on_interest(subscription.filter, False)
         return True
 
-    def _send_retained(self, session: Session, subscription: Subscription) -> None:
-        """The retained messages of a new subscription, with RETAIN set [MQTT-3.3.1-6, -8]."""
-        kept = self.system if subscription.filter.startswith("$SYS/") else self.retained
-        for message in kept.match(subscription.filter):
-            topic = message.topic.decode()
-            if message.expires and message.expires <= self.now:
-                self.forget_retained(topic)
-                continue
-            if message.user and not self.policy.may_publish(message.user, topic):
-                # whoever left it here may not speak here any more
-                self.forget_retained(topic)
-                self.counters.drop("rights")
-                continue
-            if not session.permissions.may_receive(topic):
-                continue
-            qos = min(message.qos, subscription.qos)
-            if qos and session.has_room():
-                session.deliver(message, qos, True, subscription.identifier_bytes)
-            elif session.channel is not None:
-                packet = message.packet(session.version, 0x31, b"", subscription.identifier_bytes, self.now)
-                session.channel.offer(packet, 1)
+    def replay(self) -> None:
+        """Send one slice of the retained messages that one session waits for; the others have their turns after it."""
+        session = next(iter(self.replaying), None)
+        if session is not None:
+            replay.advance(self, session)
 
     def unsubscribe(self, channel: Channel, packet: Unsubscribe) -> None:
         """UNSUBSCRIBE and its answer [MQTT-3.10.4-4]."""

@@ -18,6 +18,7 @@ from tstack.routing.message import U16, Message, publish_head
 
 if TYPE_CHECKING:
     from tstack.routing.channel import Channel
+    from tstack.routing.replay import Replay
     from tstack.routing.router import Router
     from tstack.routing.subscriptions import Subscription
 
@@ -47,8 +48,9 @@ class Session(Timed):
 
     __slots__ = (
         "_again", "_next", "_owed", "_shared", "called", "channel", "client_id", "expires_at", "expiry", "identity",
-        "inflight", "limits", "number", "permissions", "queue", "queued_bytes", "received", "room_at", "router",
-        "subscriptions", "user", "version", "waiters", "will", "will_at", "will_delay", "will_lasts", "window",
+        "inflight", "inflight_bytes", "limits", "number", "permissions", "queue", "queued_bytes", "received", "replays",
+        "room_at", "router", "subscription_bytes", "subscriptions", "user", "version", "waiters", "will", "will_at",
+        "will_delay", "will_lasts", "window",
     )  # fmt: skip
 
     def __init__(self, router: Router, user: str, client_id: str, permissions: Permissions) -> None:
@@ -67,10 +69,14 @@ class Session(Timed):
         self.expires_at = 0.0
         self.subscriptions: dict[str, Subscription] = {}
         """By topic filter as the client wrote it, `$share/...` included."""
+        self.subscription_bytes = 0
+        """What these take, by `filters.Filters`."""
         self.window = 0
         self._next = 0
         self.inflight: dict[bytes, bytes] = {}
         """Packet identifier to the PUBLISH that was sent, oldest first; `PUBREL_SENT` after a PUBREC."""
+        self.inflight_bytes = 0
+        """Bytes of these."""
         self.number = 0
         """Its number in the journal; 0 when it is not kept there."""
         self._owed: dict[bytes, Delivery] | None = None
@@ -81,6 +87,8 @@ class Session(Timed):
         """Packet identifiers of what is to be sent again and found no place in a receive maximum that is smaller now."""
         self.queue: deque[Delivery] | None = None
         self.queued_bytes = 0
+        self.replays: dict[str, Replay] | None = None
+        """By subscription: the retained messages that have not all been sent yet."""
         self.received: set[bytes] | None = None
         """Packet identifiers of QoS 2 messages that came in and were routed, until their PUBREL [MQTT-4.3.3-2]."""
         self.will: Message | None = None
@@ -101,8 +109,24 @@ class Session(Timed):
 
     def has_window(self) -> bool:
         """Can one more message be sent right now?"""
+        return self.queue is None and self.channel is not None and self._can_send(self.channel)
+
+    def _can_send(self, channel: Channel) -> bool:
+        return (
+            len(self.inflight) < self.window and self.inflight_bytes < self.limits.inflight_bytes and channel.room > 0
+        )
+
+    def has_half(self, qos: int, size: int) -> bool:
+        """Can one more message of some bytes be sent right now, and is half of what there is left to others?"""
         channel = self.channel
-        return channel is not None and self.queue is None and len(self.inflight) < self.window and channel.room > 0
+        output = self.limits.output
+        if channel is None or (channel.room < output and channel.room - size <= output // 2):
+            return False
+        return not qos or (
+            self.queue is None
+            and len(self.inflight) <= self.window // 2
+            and self.inflight_bytes <= self.limits.inflight_bytes // 2
+        )
 
     def has_room(self) -> bool:
         """Can one more message be sent or queued?"""
@@ -134,6 +158,8 @@ class Session(Timed):
             self.queue = deque()
             if channel is not None and len(self.inflight) >= self.window:
                 self.router.counters.hit("inflight")
+            elif channel is not None and self.inflight_bytes >= self.limits.inflight_bytes:
+                self.router.counters.hit("inflight_bytes")
             self.router.sessions.with_queue.add(self)
         self.queue.append(delivery)
         self.queued_bytes += message.size
@@ -147,16 +173,14 @@ class Session(Timed):
             self._done(delivery)
             return
         self.inflight[pid] = packet
-        if delivery.share is not None and not delivery.first & 0x04:
-            if self._shared is None:
-                self._shared = {}
-            self._shared[pid] = delivery
+        self.inflight_bytes += len(packet)
+        delivery.pid = pid
+        self._note_share(delivery)
         channel.room -= len(packet)
         self.router.counters.messages_sent += 1
         if not self.expiry:
             channel.put(_shortened(channel, packet))
             return
-        delivery.pid = pid
         delivery.state = SENT
         if self._owed is None:
             self._owed = {}
@@ -173,26 +197,35 @@ class Session(Timed):
         else:
             channel.put(_shortened(channel, packet))
 
+    def _note_share(self, delivery: Delivery) -> None:
+        """Remember what is in flight for a shared subscription."""
+        if delivery.share is not None and not delivery.first & 0x04:
+            if self._shared is None:
+                self._shared = {}
+            self._shared[delivery.pid] = delivery
+
     def _done(self, delivery: Delivery) -> None:
         """It is not owed any more."""
         if delivery.sequence and self.router.journal is not None:
             self.router.journal.done(self, delivery)
 
-    def _forget(self, pid: bytes, *, pump: bool = True) -> None:
-        """Take a message out of flight for good, and let others take its place."""
+    def _forget(self, pid: bytes, size: int, *, pump: bool = True) -> None:
+        """Take a message out of flight for good, and the bytes that its packet has; let others take its place."""
         del self.inflight[pid]
+        self.inflight_bytes -= size
         if self._shared is not None:
             self._shared.pop(pid, None)
         if self._owed is not None:
             delivery = self._owed.pop(pid, None)
             if delivery is not None:
                 self._done(delivery)
-        if pump and (self.queue is not None or self.waiters is not None):
+        if pump and (self.queue is not None or self.waiters is not None or self.replays is not None):
             self.pump()
 
     def let_go(self) -> None:
         """Forget what is in flight."""
         self.inflight = {}
+        self.inflight_bytes = 0
         self._owed = None
         self._shared = None
         self._again = None
@@ -227,9 +260,11 @@ class Session(Timed):
                     self.version, delivery.first, pid, delivery.identifiers, self.router.now
                 )
                 self.inflight[pid] = PUBREL_SENT if delivery.state == RELEASED else packet
+                self.inflight_bytes += len(self.inflight[pid])
                 if self._owed is None:
                     self._owed = {}
                 self._owed[pid] = delivery
+                self._note_share(delivery)
             else:
                 if self.queue is None:
                     self.queue = deque()
@@ -258,10 +293,10 @@ class Session(Timed):
                 pid = self._again.popleft()
                 if self._is_forbidden(pid):
                     self.router.counters.drop("rights")
-                    self._forget(pid, pump=False)
+                    self._forget(pid, len(self.inflight[pid]), pump=False)
                 else:
                     self._resend(channel, pid)
-            while queue and len(self.inflight) < self.window and channel.room > 0:
+            while queue and self._can_send(channel):
                 delivery = queue.popleft()
                 message = delivery.message
                 self.queued_bytes -= message.size
@@ -276,6 +311,8 @@ class Session(Timed):
                 self._send(channel, delivery)
             if not queue and not self._again:
                 self.queue = None
+        if self.replays is not None and channel is not None:
+            self.router.replaying[self] = None
         if self.waiters is not None:
             self.wake()
 
@@ -305,7 +342,7 @@ class Session(Timed):
         packet = self.inflight.get(pid)
         if packet is None or not packet or packet[0] & 0x06 != 0x02:
             return False
-        self._forget(pid)
+        self._forget(pid, len(packet))
         return True
 
     def taken(self, pid: bytes, refused: bool) -> bool:
@@ -314,8 +351,9 @@ class Session(Timed):
         if packet is None or (packet and packet[0] & 0x06 != 0x04):
             return False
         if refused:
-            self._forget(pid)
+            self._forget(pid, len(packet))
             return True
+        self.inflight_bytes -= len(packet)
         self.inflight[pid] = PUBREL_SENT
         delivery = self._owed.get(pid) if self._owed is not None else None
         if delivery is not None and delivery.state != RELEASED:
@@ -328,7 +366,7 @@ class Session(Timed):
         """PUBCOMP: the QoS 2 message is done [MQTT-4.3.3]."""
         if self.inflight.get(pid) != PUBREL_SENT:
             return False
-        self._forget(pid)
+        self._forget(pid, 0)
         return True
 
     def released(self, pid: bytes) -> bool:
@@ -353,6 +391,7 @@ class Session(Timed):
                 continue
             again = rewritten(packet, old_version, channel.version)
             self.inflight[pid] = again
+            self.inflight_bytes += len(again) - len(packet)
             if self._is_forbidden(pid):
                 self.router.counters.drop("rights")
                 dropped.append(pid)
@@ -370,7 +409,7 @@ class Session(Timed):
                     self.router.sessions.with_queue.add(self)
                 self._again.append(pid)
         for pid in dropped:
-            self._forget(pid)
+            self._forget(pid, len(self.inflight[pid]))
         self.pump()
 
     def _is_forbidden(self, pid: bytes) -> bool:

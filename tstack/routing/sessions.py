@@ -146,7 +146,9 @@ class Sessions:
         self._attach(channel, session, connect)
         self._note(session)
         if present:
-            router.generation += 1  # what its receivers need written anew depends on the version and on the connection
+            # how a message must be written for it depends on the version and on the connection
+            for subscription in session.subscriptions.values():
+                router.changed(subscription.filter)
         self._welcome(channel, session, connect, present)
         session.resume(channel, old_version)
         return True
@@ -418,7 +420,7 @@ class Sessions:
             if session.will is not None and not permissions.may_publish(session.will.topic.decode()):
                 session.will = None
                 self._router.counters.drop("rights")
-        self._router.generation += 1
+        self._router.changed_everything()
 
     def expel(self, user: str, reason: str, code: int, *, forget: bool, identity: str | None = None) -> int:
         """End a user's connections (those with a certain proof of identity, when named), and with `forget` the sessions.

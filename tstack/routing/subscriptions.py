@@ -235,33 +235,35 @@ class SubscriptionTree:
         """Every subscription whose filter matches the topic name; one of a session for each of its matching filters."""
         found = Matches()
         levels = topic.split("/")
-        last = len(levels)
-        # [MQTT-4.7.2-1] a filter that starts with a wildcard does not match a topic that starts with $
-        reserved = topic.startswith("$")
         nodes = [self._root]
-        for depth in range(last + 1):
-            if not nodes:
-                break
+        if topic.startswith("$"):
+            # [MQTT-4.7.2-1] a filter that starts with a wildcard does not match a topic that starts with $
+            first = self._root.children.get(levels[0]) if self._root.children is not None else None
+            nodes = [first] if first is not None else []
+            del levels[0]
+        for level in levels:
             below: list[Node] = []
             for node in nodes:
-                if not (reserved and depth == 0):
-                    if node.deep:
-                        found.subscriptions.extend(node.deep.values())
-                    if node.deep_groups:
-                        found.groups.extend(node.deep_groups.values())
-                if depth == last:
-                    if node.ends:
-                        found.subscriptions.extend(node.ends.values())
-                    if node.groups:
-                        found.groups.extend(node.groups.values())
-                    continue
+                if node.deep:
+                    found.subscriptions.extend(node.deep.values())
+                if node.deep_groups:
+                    found.groups.extend(node.deep_groups.values())
                 if node.children is not None:
-                    child = node.children.get(levels[depth])
+                    child = node.children.get(level)
                     if child is not None:
                         below.append(child)
-                if node.plus is not None and not (reserved and depth == 0):
+                if node.plus is not None:
                     below.append(node.plus)
             nodes = below
+        for node in nodes:
+            if node.deep:
+                found.subscriptions.extend(node.deep.values())
+            if node.deep_groups:
+                found.groups.extend(node.deep_groups.values())
+            if node.ends:
+                found.subscriptions.extend(node.ends.values())
+            if node.groups:
+                found.groups.extend(node.groups.values())
         return found
 
 
