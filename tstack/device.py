@@ -1,9 +1,12 @@
 """A registered device's folder: `settings.yml`, `ca.crt`, `client.crt`, `client.key`.
 
-`tregister` writes it once, `tconsume` and `tpublish` read it. The keys in `settings.yml` are the original's. All four files
+`tregister` writes it, `tconsume` and `tpublish` read it. The keys in `settings.yml` are the original's. All four files
 come into being or none: they are written in full under other names first, and renamed when all of them are there,
 `settings.yml` last. What is there already is never overwritten, which is found out before the registration service is asked
 for anything.
+
+Only a renewal replaces certificate and key: both are written in full as `.client.*.new` first, then the key is renamed, then
+the certificate, so that a `.client.crt.new` alone can only be that of the key that is there, and whoever comes next finishes.
 """
 
 from __future__ import annotations
@@ -37,6 +40,10 @@ class Device:
     key_file: str = ""
     device_type: str = ""
     verify_tls: bool = True
+    service: str = ""
+    """URL of the registration service, for renewals; blank: not known."""
+    service_ca: str = ""
+    """CA of that service; blank: those that the system trusts."""
 
     @classmethod
     def load(cls, folder: Path | str) -> Device:
@@ -52,11 +59,36 @@ class Device:
             key_file=settings.file("tlskeyfile"),
             device_type=settings.text("devicetype"),
             verify_tls=settings.flag("verifytls", True),
+            service=settings.text("regservice"),
+            service_ca=settings.file("regcafile"),
         )
         for name in ("username", "broker"):
             if not getattr(device, name):
                 raise Failure(f"{path}: {name} is missing", "register again in another folder, or complete the file")
+        device.finish_replacement()
         return device
+
+    def replace_certificate(self, cert_pem: str, key_pem: str) -> None:
+        """Put another certificate and its key in place of those that are there. Raises `Failure`; then the old pair stays."""
+        cert, key = Path(self.cert_file), Path(self.key_file)
+        try:
+            for path, text, mode in ((cert, cert_pem, 0o644), (key, key_pem, 0o600)):
+                _beside(path).unlink(missing_ok=True)
+                _write(_beside(path), text, mode)
+            _beside(key).rename(key)
+            with contextlib.suppress(FileNotFoundError):  # somebody who loads the device has just done it
+                _beside(cert).rename(cert)
+            _sync(cert.parent)
+        except OSError as error:
+            raise Failure(f"{cert.parent}: cannot write: {error.strerror}", "mend that and renew again") from None
+
+    def finish_replacement(self) -> None:
+        """Finish what a loss of power has cut off between the two files."""
+        if self.cert_file and self.key_file:
+            cert, key = _beside(Path(self.cert_file)), _beside(Path(self.key_file))
+            if os.access(cert, os.F_OK) and not os.access(key, os.F_OK):
+                with contextlib.suppress(OSError):  # not ours to write, or somebody else was faster
+                    cert.rename(self.cert_file)
 
     def to_yaml(self) -> str:
         """The text of `settings.yml`."""
@@ -70,6 +102,8 @@ class Device:
             "devicetype": self.device_type,
             "verifytls": self.verify_tls,
         }
+        ours = {"regservice": self.service, "regcafile": self.service_ca}
+        settings |= {name: value for name, value in ours.items() if value}
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -152,10 +186,7 @@ class NewDevice:
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(f"{self.folder}: another program is registering a device here", "let it end") from None
+        _lock(self._lock, self.folder)
 
     def _check_free(self) -> None:
         there = [name for name in (SETTINGS, CA, CERTIFICATE, KEY) if os.path.lexists(self.folder / name)]
@@ -184,6 +215,27 @@ class NewDevice:
             with contextlib.suppress(OSError):  # somebody put something there: then it stays
                 path.rmdir()
         self._made.clear()
+
+
+@contextlib.contextmanager
+def locked(folder: Path | str) -> Iterator[None]:
+    """Be the only one that registers or renews in a folder that is there. Raises `Failure`."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Failure(f"{folder}: {error.strerror}", "register this device first, with tregister") from None
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path | str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failure(f"{folder}: another program is registering a device here", "let it end") from None
 
 
 @contextlib.contextmanager

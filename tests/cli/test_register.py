@@ -386,28 +386,44 @@ def test_files_that_do_not_belong_together_are_not_kept(tmp_path: Path) -> None:
         assert not (tmp_path / "device").exists()
 
 
-# -- a key of its own -----------------------------------------------------------------------------------------------------
+# -- whose key it is ------------------------------------------------------------------------------------------------------
 
 
-def test_with_csr_the_private_key_never_leaves_the_device(desk: tuple[Running, int], tmp_path: Path) -> None:
-    done = tregister(f"-regkey={KEY}", at(desk[1]), f"-config-dir={tmp_path}/device", "--csr")
-    assert done.returncode == 0, done.stderr
-    assert names(tmp_path / "device") == FILES
-    device = Device.load(tmp_path / "device")
-    certificate = x509.load_pem_x509_certificate(Path(device.cert_file).read_bytes())
-    key = serialization.load_pem_private_key(Path(device.key_file).read_bytes(), None)
-    assert certificate.public_key() == key.public_key()
-    assert stat.S_IMODE(Path(device.key_file).stat().st_mode) == 0o600
-
-
-def test_with_csr_only_the_public_key_is_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["--csr"]])
+def test_the_private_key_never_leaves_the_device(tmp_path: Path, flags: list[str]) -> None:
     with service(200, json.dumps(GOOD).encode()) as (port, asked):
-        done = tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/device", "--csr", "-devtype=lamp")
-    assert done.returncode == 1
-    assert "without a certificate for the key that was made here" in done.stderr
+        done = tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/device", "-devtype=lamp", *flags)
+    if flags:
+        assert done.returncode == 1
+        assert "without a certificate for the key that was made here" in done.stderr
+        assert not (tmp_path / "device").exists()
     sent = json.loads(asked[0])
     assert set(sent) == {"RegistrationKey", "DeviceType", "CSR"}
     assert (sent["RegistrationKey"], sent["DeviceType"]) == (KEY, "lamp")
     assert x509.load_pem_x509_csr(sent["CSR"].encode()).is_signature_valid
     assert b"PRIVATE" not in asked[0]
-    assert not (tmp_path / "device").exists()
+
+
+def test_a_service_that_knows_no_csr_gives_a_key(tmp_path: Path) -> None:
+    """As the original's did, the same one to every device."""
+    certs = CertsFolder(tmp_path / "certs")
+    certs.ensure_server(certs.ensure_authority())
+    answer = {**GOOD, "Cert": certs.mqtt_crt.read_text(), "Key": certs.mqtt_key.read_text(), "Ca": ""}
+    with service(200, json.dumps(answer).encode()) as (port, _):
+        done = tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/device")
+    assert done.returncode == 0, done.stderr
+    assert Path(Device.load(tmp_path / "device").key_file).read_text() == certs.mqtt_key.read_text()
+
+
+def test_the_service_makes_the_key_where_that_is_wanted(desk: tuple[Running, int], tmp_path: Path) -> None:
+    done = tregister(f"-regkey={KEY}", at(desk[1]), f"-config-dir={tmp_path}/device", "--server-key")
+    assert done.returncode == 0, done.stderr
+    device = Device.load(tmp_path / "device")
+    certificate = x509.load_pem_x509_certificate(Path(device.cert_file).read_bytes())
+    key = serialization.load_pem_private_key(Path(device.key_file).read_bytes(), None)
+    assert certificate.public_key() == key.public_key()
+    with service(200, json.dumps(GOOD).encode()) as (port, asked):
+        tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/other", "--server-key")
+    assert set(json.loads(asked[0])) == {"RegistrationKey", "DeviceType"}
+    both = tregister(f"-regkey={KEY}", at(desk[1]), f"-config-dir={tmp_path}/none", "--server-key", "--csr")
+    assert both.returncode == 2

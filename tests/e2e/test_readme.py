@@ -100,6 +100,34 @@ class Shell:
         self._process.wait(PATIENCE)
 
 
+def test_the_page_on_registration(home: Path) -> None:
+    """Its commands, in one shell, beside a stack that has just been started."""
+    need("curl")
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "registration.md").read_text(), re.DOTALL)
+    port = free_port()
+    up = [*command("tstack"), "up", "--data-dir", "var", "--certs-dir", "certs", "-addrAdmin=", f"-port={port}",
+          "-addr=127.0.0.1:0", "-addrTls=", "-every=0s"]  # fmt: skip
+    with Running(up, cwd=home) as stack:
+        stack.wait_for("Ctrl-C stops it")
+        with Shell(home) as shell:
+            shell.type('export PATH="$PWD/.venv/bin:$PATH"')
+            for block in blocks:
+                shell.type(block.replace("localhost:8000", f"localhost:{port}"))
+            said = shell.output
+    assert "plant-a  good      0 of 500" in said
+    derived = re.search(r"^AA:BB:CC:00:11:22  plant-b\.(\S{43})$", said, re.MULTILINE)
+    assert derived is not None
+    assert said.count(derived[1]) == 2, "openssl makes the same secret"
+    pump = json.loads((home / "pump.json").read_text())
+    assert set(pump) == {"name", "broker", "certificate", "ca", "serial", "not_after"}
+    assert "the same answer" in said
+    assert "urn:tstack:problem:known" in said
+    assert '"logged_in_by": "password"' in said
+    assert '"status": "waiting"' in said
+    assert json.loads((home / "answer.json").read_text())["password"]
+    assert "Traceback" not in said + stack.output
+
+
 def test_every_file_that_the_readme_links_to_is_there() -> None:
     """No dead links within the project."""
     links = re.findall(r"\]\(([^)]+)\)", README)

@@ -51,7 +51,7 @@ def client(authority: Authority, name: str = "ABC-123", validity: timedelta = DA
 def test_the_ca(tmp_path: Path, authority: Authority) -> None:
     shown = text(tmp_path, authority.ca_pem)
     assert "CN=tstack CA " in shown
-    assert "X509v3 Basic Constraints: critical\n                CA:TRUE, pathlen:0" in shown
+    assert "X509v3 Basic Constraints: critical\n                CA:TRUE, pathlen:1" in shown
     assert "X509v3 Key Usage: critical\n                Certificate Sign, CRL Sign\n" in shown
     assert "prime256v1" in shown
     assert verify(tmp_path, authority.ca_pem) == ""

@@ -170,7 +170,7 @@ def test_sec_65_certificates_that_are_not_ours_or_not_good_end_the_handshake(sit
 
 def impostor(real: Authority) -> tuple[str, str]:
     key, ca_key = generate_key(), generate_key()
-    fake = Authority(real.certificate, ca_key, real.ca_pem)
+    fake = Authority([real.certificate], ca_key)
     return fake.issue_client("ABC-123", key.public_key(), DAY).certificate_pem, key_pem(key)
 
 

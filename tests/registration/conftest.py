@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tstack.identity.audit import Audit
+from tstack.identity.key_admin import add_key
+from tstack.identity.keys import RegistrationKey
 from tstack.pki.authority import Authority
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Options, Registration
@@ -49,10 +53,29 @@ class Desk:
             aiohttp.ClientSession() as session,
             session.request(method, f"http://127.0.0.1:{self.port}{path}", **kwargs) as response,
         ):
-            is_json = response.content_type == "application/json"
+            is_json = response.content_type in ("application/json", "application/problem+json")
             return Answer(
                 response.status, response.headers, await response.text(), await response.json() if is_json else None
             )
+
+    async def device(self, secret: str = KEY, *, again: str = "", **fields: Any) -> Answer:
+        """`POST /v1/devices`; `again` is the Idempotency-Key."""
+        headers = {"Idempotency-Key": again} if again else {}
+        return await self.ask("POST", "/v1/devices", json={"registration_key": secret, **fields}, headers=headers)
+
+    async def key(self, name: str = "plant", **fields: Any) -> str:
+        """A new registration key that the service knows of; returns its secret."""
+        sealer = fields.pop("sealer", None)
+        wanted = RegistrationKey(name, **fields)
+        _, secret = await add_key(self.store, Audit(self.store), wanted, sealer=sealer, actor="test")
+        await self.knows(lambda: name in self.registration._keyring.keys)
+        return secret
+
+    async def knows(self, what: Callable[[], object]) -> None:
+        """Wait until the service's copies of the store have got this far."""
+        async with asyncio.timeout(30):
+            while not what():
+                await asyncio.sleep(0.005)
 
     async def register(self, **fields: Any) -> Answer:
         """A registration with the right key."""
@@ -81,12 +104,13 @@ async def start(store: Store, authority: Authority) -> AsyncIterator[Start]:
     async def start(**options: Any) -> Desk:
         its_store = options.pop("store", store)
         more = {"clock": options.pop("clock")} if "clock" in options else {}
-        ca_pem = options.pop("ca_pem", authority.ca_pem)
+        its_authority = options.pop("authority", authority)
+        ca_pem = options.pop("ca_pem", its_authority.ca_pem)
         chosen = Options(**{"key": KEY, "port": 0, "every": 0.0, **options})
-        registration = Registration(its_store, authority, ca_pem, chosen, **more)
+        registration = Registration(its_store, its_authority, ca_pem, chosen, **more)
         await registration.start()
         running.append(registration)
-        return Desk(registration, its_store, authority)
+        return Desk(registration, its_store, its_authority)
 
     yield start
     for registration in running:

@@ -164,20 +164,30 @@ async def test_no_connection_outlives_its_deadline(start: Start, sent: bytes) ->
         assert await talk(desk, sent) == b""
 
 
-async def test_one_connection_more_than_allowed_is_closed_and_the_place_is_free_again_afterwards(start: Start) -> None:
-    desk = await start(limits=Limits(connections=2))
+@pytest.mark.parametrize("turned_away", [0, 5])
+async def test_one_connection_more_than_allowed_is_turned_away_and_the_place_is_free_again_afterwards(
+    start: Start, turned_away: int
+) -> None:
+    """It gets its answer although it has sent a body that nobody reads; when too many are turned away, it gets none."""
+    desk = await start(limits=Limits(connections=2, turned_away=turned_away))
     held = [await asyncio.open_connection("127.0.0.1", desk.port) for _ in range(2)]
     held[0][1].write(b"GET /healthz HTTP/1.1\r\n")
-    with pytest.raises((aiohttp.ClientError, ConnectionError)):
-        await desk.ask("GET", "/healthz")
+    if turned_away:
+        answer = await desk.register(DeviceType="x" * 50_000)
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Server"]) == (503, "1", "treg")
+        assert answer.json["error"]
+    else:
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await desk.ask("GET", "/healthz")
     for _, writer in held:
         writer.close()
         await writer.wait_closed()
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                assert (await desk.ask("GET", "/healthz")).status == 200
-                break
+                if (await desk.ask("GET", "/healthz")).status == 200:
+                    break
+                await asyncio.sleep(0.01)
             except (aiohttp.ClientError, ConnectionError):
                 await asyncio.sleep(0.01)
 
@@ -243,6 +253,7 @@ async def test_every_answer_is_closed_uncached_and_nameless(desk: Desk, method: 
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Connection"] == "close"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Strict-Transport-Security" not in answer.headers, "a promise that plain http must not make (RFC 6797 7.2)"
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
     assert answer.headers["Server"] == "treg"
     if status == 405:
@@ -272,6 +283,7 @@ async def test_https_of_its_own(start: Start, tmp_path: Path) -> None:
         session.post(desk.url, json={"RegistrationKey": KEY}, ssl=trust) as response,
     ):
         assert response.status == 200
+        assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
         assert (await response.json())["Name"]
     with pytest.raises((aiohttp.ClientError, ConnectionError)):
         await desk.ask("GET", "/healthz")
@@ -329,3 +341,20 @@ def test_senseless_options_are_usage_errors(options: dict[str, Any]) -> None:
 
 def test_sec_64_the_key_is_not_in_the_options_text() -> None:
     assert "hunter2" not in repr(Options(key="hunter2"))
+
+
+async def test_a_crowd_that_comes_at_once_gets_an_answer_each(start: Start) -> None:
+    """However many are accepted in one go: none is closed unanswered."""
+    desk = await start(limits=Limits(connections=3))
+
+    async def one() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        try:
+            return (await reader.read())[:12]
+        finally:
+            writer.close()
+
+    async with asyncio.timeout(PATIENCE):
+        answers = await asyncio.gather(*(one() for _ in range(100)))
+    assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}

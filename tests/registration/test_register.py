@@ -25,8 +25,10 @@ from tstack.identity.scram import is_of
 from tstack.identity.users import USER_PREFIX, User
 from tstack.pki.authority import Authority
 from tstack.registration.errors import Later
+from tstack.registration.keyring import default_key
 from tstack.registration.limits import Limits
-from tstack.registration.register import Registrar
+from tstack.registration.registrar import Registrar
+from tstack.registration.wanted import Registered, Wanted
 from tstack.store.interface import Store
 
 README = """{
@@ -159,20 +161,27 @@ def registrar(store: Store, authority: Authority, names: list[str]) -> Registrar
     )  # fmt: skip
 
 
+async def made(desk: Registrar) -> Registered:
+    """One device with a key that we make."""
+    answer = await desk.register(Wanted("server-key"), default_key(KEY))
+    assert isinstance(answer, Registered)
+    return answer
+
+
 async def test_a_name_that_is_taken_is_passed_over_also_when_its_user_was_deleted(
     store: Store, authority: Authority
 ) -> None:
     desk = registrar(store, authority, ["AAA-222", "BBB-222", "AAA-222", "BBB-222", "CCC-222"])
     try:
-        assert (await desk.register()).name == "AAA-222"
-        assert (await desk.register()).name == "BBB-222"
+        assert (await made(desk)).name == "AAA-222"
+        assert (await made(desk)).name == "BBB-222"
         before = await store.get("/user/AAA-222")
         await admin.delete_user(store, "BBB-222")
-        made = await desk.register()
+        third = await made(desk)
     finally:
-        desk.close()
-    assert made.name == "CCC-222"
-    assert certificate(made.cert).subject.rfc4514_string() == "CN=CCC-222"
+        await desk.close()
+    assert third.name == "CCC-222"
+    assert certificate(third.cert).subject.rfc4514_string() == "CN=CCC-222"
     assert await store.get("/user/AAA-222") == before
     assert (await admin.get_user(store, "BBB-222", deleted=True)).deleted
 
@@ -180,11 +189,11 @@ async def test_a_name_that_is_taken_is_passed_over_also_when_its_user_was_delete
 async def test_when_no_name_is_free_it_gives_up(store: Store, authority: Authority) -> None:
     desk = registrar(store, authority, ["AAA-222"] * 4)
     try:
-        await desk.register()
+        await made(desk)
         with pytest.raises(Later, match="no free name"):
-            await desk.register()
+            await made(desk)
     finally:
-        desk.close()
+        await desk.close()
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ WORST_OF: Final = 30.0
 """Seconds that the worst lag is remembered at least: longer than from one scrape to the next."""
 
 RESULTS: Final = frozenset({
-    "accepted", "unknown", "password", "disabled", "deleted", "revoked", "certificate", "busy", "banned", "internal error",
+    "accepted", "unknown", "password", "disabled", "deleted", "revoked", "certificate", "expired", "busy", "banned",
+    "internal error",
 })  # fmt: skip
 """Results of a login that are told apart; anything else is "other"."""
 

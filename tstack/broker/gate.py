@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tstack.broker.authentication import Refusal
 from tstack.broker.bans import Bans
-from tstack.broker.failures import Backoff, Strikes
 from tstack.identity.bans import ADDRESS, BY_BROKER, USER, Ban, address_key, banned, key_address
+from tstack.identity.failures import Backoff, Strikes
 from tstack.logs import RateLimited, clean
 from tstack.mqtt.codes import ReasonCode
 from tstack.routing.buckets import Buckets

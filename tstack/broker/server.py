@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
@@ -15,8 +16,10 @@ from typing import Literal
 from tstack import __version__
 from tstack.broker import listeners
 from tstack.broker.admin import Admin
+from tstack.broker.audit import AuditTopics
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
+from tstack.broker.expiry import Expiry
 from tstack.broker.figures import Histogram, Lag, Logins, memory, since
 from tstack.broker.gate import Gate, Place
 from tstack.broker.journal import DiskJournal
@@ -27,6 +30,7 @@ from tstack.broker.websocket_connection import WebSocketConnection
 from tstack.env import Address, networks
 from tstack.errors import Failure
 from tstack.identity.directory import Directory
+from tstack.identity.retirement import Retirement
 from tstack.identity.rights import EVERYTHING, Permissions
 from tstack.identity.scram import METHOD
 from tstack.identity.users import User
@@ -37,6 +41,7 @@ from tstack.mqtt.packets import Connect
 from tstack.pki.certificates import load_certificates
 from tstack.routing.channel import Channel
 from tstack.routing.limits import TOLD, Limits
+from tstack.routing.message import Message
 from tstack.routing.metered import MeteredChannel, is_metered
 from tstack.routing.router import Router
 from tstack.routing.sys_topics import SysTopics
@@ -101,6 +106,7 @@ class Broker:
         self._on_failure = on_failure
         self.journal: DiskJournal | None = None
         self.limits = options.limits
+        self._expiry = Expiry()
         self.directory = Directory(store, self._user_changed, self._revoked)
         self.authenticator = Authenticator(self.directory, options.authentication)
         policy = self.directory if options.authentication else _Everybody()
@@ -109,6 +115,7 @@ class Broker:
         self._purge = Purge(self.router, self.flush)
         self.connections: set[Connection] = set()
         self.gate = Gate(self, store, options.trusted)
+        self._retirement = Retirement(store, "tserve")
         self._listeners = listeners.Listeners(options, self._connection, self.gate)
         self.channel_type = MeteredChannel if is_metered(options.limits) else Channel
         self.addresses: list[tuple[str, Address]] = []
@@ -120,9 +127,10 @@ class Broker:
         self.changes = Histogram()
         """How long after it was written a change of a user had taken effect."""
         self.certificates: dict[str, float] = {}
-        """When the certificates that are served with end, in seconds since 1970: "server" and "ca"."""
+        """When those that are served with end, in seconds since 1970: "server", "ca", and "root" when it is another one."""
         self._sys_topics = SysTopics(self.router, __version__, options.sys_interval, memory)
         self.router.on_interest = self._sys_topics.interest
+        self._audit = AuditTopics(store, self._publish)
         self._watchdog = Watchdog()
         self._empty = asyncio.Event()
         self._policies = _policies(options)
@@ -144,6 +152,7 @@ class Broker:
             if self.options.authentication:
                 await self.directory.start(self.options.store_wait)
                 await self.gate.bans.start(self.options.store_wait)
+                await self._audit.start(self.options.store_wait)
             self.router.now = asyncio.get_running_loop().time()
             self._sys_topics.start()
             await self._open_journal()
@@ -232,7 +241,9 @@ class Broker:
         if not self.options.authentication:
             return EVERYTHING
         user = self.directory.users.get(name)
-        return None if user is None or user.deleted or user.disabled else user.permissions
+        if user is None or user.deleted or user.disabled or user.is_expired(time.time()):
+            return None
+        return user.permissions
 
     def _journal_failed(self, error: Exception) -> None:
         """What cannot be written cannot be acknowledged: better no broker than one that says yes and forgets."""
@@ -245,9 +256,10 @@ class Broker:
     def _note_certificates(self) -> None:
         """When the certificates that are served with end, for the metrics."""
         files = {"server": self.options.cert_file, "ca": self.options.ca_file}
-        self.certificates = {
-            name: load_certificates(path)[0].not_valid_after_utc.timestamp() for name, path in files.items() if path
-        }
+        found = {name: load_certificates(path) for name, path in files.items() if path}
+        self.certificates = {name: chain[0].not_valid_after_utc.timestamp() for name, chain in found.items()}
+        if len(found.get("ca", ())) > 1:
+            self.certificates["root"] = found["ca"][-1].not_valid_after_utc.timestamp()
 
     async def stop(self) -> None:
         """Stop accepting, say good-bye, give the last bytes time to get out, end. May be called twice."""
@@ -272,6 +284,8 @@ class Broker:
         if self.journal is not None:
             await self.journal.close()
             self.journal = None
+        await self._retirement.stop()
+        await self._audit.stop()
         await self.gate.bans.stop()
         await self.directory.stop()
         if self._clock is not None:
@@ -290,9 +304,16 @@ class Broker:
         self.lag.tick(now, now + TICK)
         self.router.sessions.tick()
         self._sys_topics.tick()
+        for name in self._expiry.due(time.time()):
+            self.router.sessions.expel(name, "user expired", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)
         self.flush()
         if self.ready:
             self._watchdog.beat(now, f"{len(self.connections)} connections")
+
+    def _publish(self, message: Message) -> None:
+        """One of the broker's own."""
+        self.router.publish(message)
+        self.flush()
 
     # -- the seam between routing and connections ----------------------------------------------------------------------------
 
@@ -362,6 +383,9 @@ class Broker:
                 logging.INFO, "%s (client %s) connected from %s", who.user, clean(session.client_id), channel.peer
             )
             channel.proceed()
+            user = self.directory.users.get(who.user)
+            if user is not None and user.renewed:
+                self._retirement.used(user, who.identity)
         else:
             self._quiet.log(logging.WARNING, "refused %s from %s: %s", who.user, channel.peer, clean(channel.reason))
 
@@ -380,6 +404,7 @@ class Broker:
     # -- live effect of what administrators change ---------------------------------------------------------------------------
 
     def _user_changed(self, name: str, old: User | None, new: User | None) -> None:
+        self._expiry.note(name, new)
         sessions = self.router.sessions
         if new is None or new.deleted:
             sessions.expel(name, "user deleted", ReasonCode.ADMINISTRATIVE_ACTION, forget=True)

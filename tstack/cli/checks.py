@@ -103,14 +103,15 @@ def certificates(values: Values) -> list[Finding]:
     folder = Path(values[declared.CERTS_DIR])
     cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
     key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
-    if not values[declared.CERT_FILE] and not (folder / "ca.crt").exists() and not (folder / "ca.key").exists():
+    certs = CertsFolder(folder)
+    authority = Path(values[declared.CA_FILE] or certs.trusted)
+    if not values[declared.CERT_FILE] and not certs.trusted.exists() and not certs.ca_key.exists():
         return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
-    with CertsFolder(folder).recovering():
-        return _certificate_files(folder, cert, key, authority, bool(values[declared.CERT_FILE]))
+    with certs.recovering():
+        return _certificate_files(certs, cert, key, authority, bool(values[declared.CERT_FILE]))
 
 
-def _certificate_files(folder: Path, cert: Path, key: Path, authority: Path, is_named: bool) -> list[Finding]:
+def _certificate_files(certs: CertsFolder, cert: Path, key: Path, authority: Path, is_named: bool) -> list[Finding]:
     found = []
     ca_certificates = load_certificates(authority)
     check_authority(ca_certificates[0], authority)
@@ -120,9 +121,13 @@ def _certificate_files(folder: Path, cert: Path, key: Path, authority: Path, is_
         check_key(certificate, load_key(key), cert, key)
         found.append(validity("server certificate", cert))
         found.append(private("server key", key))
-    if (folder / "ca.key").exists():
-        check_key(ca_certificates[0], load_key(folder / "ca.key"), authority, folder / "ca.key")
-        found.append(private("CA key", folder / "ca.key"))
+    for name, crt, key in (
+        ("CA key", certs.ca_crt, certs.ca_key),
+        ("issuing key", certs.issuing_crt, certs.issuing_key),
+    ):
+        if key.exists():
+            check_key(load_certificates(crt)[0], load_key(key), crt, key)
+            found.append(private(name, key))
     return found
 
 

@@ -33,6 +33,7 @@ from tstack.cli.serve import check_usage
 from tstack.env import Address, Setting, Values
 from tstack.errors import Failure, UsageError
 from tstack.pki.certificates import ClientCertificate
+from tstack.pki.files import CertsFolder
 
 TCP: dict[str, Setting[tuple[Address, ...]]] = {
     "mqtt": declared.ADDR, "mqtts": declared.ADDR_TLS, "ws": declared.ADDR_WS, "wss": declared.ADDR_WSS,
@@ -173,7 +174,7 @@ def tls(values: Values) -> list[Finding]:
     found = certificates(values)
     cert = Path(values[declared.CERT_FILE] or folder / "mqtt.crt")
     key = Path(values[declared.KEY_FILE] or folder / "mqtt.key")
-    authority = Path(values[declared.CA_FILE] or folder / "ca.crt")
+    authority = Path(values[declared.CA_FILE] or CertsFolder(folder).trusted)
     further = tuple((Path(one), Path(its_key)) for one, its_key in values[declared.SNI_CERTIFICATES])
     for one, its_key in further:
         found += [validity("SNI certificate", one), private("SNI key", its_key)]

@@ -6,11 +6,13 @@ import argparse
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tstack import service
 from tstack.cli import settings as declared
+from tstack.cli.key import sealer_of
 from tstack.cli.program import Parser, open_store, opened, required, start
 from tstack.client.address import BrokerAddress
 from tstack.env import Values
@@ -19,6 +21,7 @@ from tstack.pki.authority import Authority
 from tstack.pki.certificates import load_certificates, server_context
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Options, Registration
+from tstack.registration.limits import Limits
 
 EXAMPLES = """\
   treg -regkey=PLEASE_CHANGE_ME -etcdhosts='http://etcd0:2379 http://etcd1:2379' -mqtturl=ssl://mqtt.example.org:8883
@@ -71,16 +74,25 @@ def registration_options(values: Values) -> Options:
         burst=values[declared.REG_BURST],
         every=values[declared.REG_EVERY],
         proxies=values[declared.REG_PROXIES],
+        client_certificate_header=values[declared.REG_CLIENT_CERT_HEADER],
         validity=timedelta(seconds=values[declared.REG_VALIDITY]),
+        sealer=sealer_of(values),
+        name_hold=timedelta(seconds=values[declared.NAME_HOLD]),
+        audit_log=Path(values[declared.AUDIT_LOG]) if values[declared.AUDIT_LOG] else None,
+        limits=Limits(key_rate=values[declared.REG_KEY_RATE], rate=values[declared.REG_RATE]),
     )
 
 
 def _tls(values: Values) -> ssl.SSLContext | None:
-    """For https of its own; None for plain http."""
+    """For https of its own, where devices may show their certificates; None for plain http."""
     cert, key = values[declared.REG_CERT_FILE], values[declared.REG_KEY_FILE]
     if bool(cert) != bool(key):
         raise UsageError("-regcertfile and -regkeyfile go together", "give both for https, or neither for plain http")
-    return server_context(cert, key, client="off", alpn=("http/1.1",)) if cert else None
+    if not cert:
+        return None
+    folder = CertsFolder(values[declared.CERTS_DIR])
+    folder.ensure_authority()
+    return server_context(cert, key, folder.trusted, alpn=("http/1.1",))
 
 
 def given_authority(values: Values) -> str:

@@ -104,7 +104,7 @@ def broker_options(values: Values) -> Options:
         folder = CertsFolder(Path(values[declared.CERTS_DIR]))
         if not cert:
             folder.prepare(values[declared.BROKER_NAME])
-        cert, key, ca = cert or str(folder.mqtt_crt), key or str(folder.mqtt_key), ca or str(folder.ca_crt)
+        cert, key, ca = cert or str(folder.mqtt_crt), key or str(folder.mqtt_key), ca or str(folder.trusted)
     options = Options(
         plain=values[declared.ADDR],
         tls=values[declared.ADDR_TLS],

@@ -159,10 +159,37 @@ REG_CERT_FILE = Setting("regcertfile", "TREG_CERT_FILE", str, "", "certificate f
 REG_KEY_FILE = Setting("regkeyfile", "TREG_KEY_FILE", str, "", "private key for https")
 REG_BURST = Setting("burst", "TREG_BURST", integer(1, 1_000_000), "5", "registrations that one client may do at once")
 REG_EVERY = Setting("every", "TREG_EVERY", seconds, "20s", "time after which a client may do one more")
+REG_KEY_RATE = Setting(
+    "keyrate", "TREG_KEY_RATE", integer(0, 1_000_000), "2000",
+    "registrations a second with one registration key, and as many at once; 0: no limit",
+)  # fmt: skip
+REG_RATE = Setting(
+    "rate", "TREG_RATE", integer(0, 1_000_000), "4000",
+    "requests to register a second in all, and as many at once; 0: no limit",
+)  # fmt: skip
 REG_PROXIES = Setting(
     "proxies", "TREG_PROXIES", words, "", "addresses or networks of proxies whose X-Forwarded-For is believed"
 )
+NAME_HOLD = Setting(
+    "namehold", "TREG_NAME_HOLD", seconds, "400d",
+    "how long a deleted device's name is given to no other, longer than its certificates are valid; 0: for ever",
+)  # fmt: skip
+REG_CLIENT_CERT_HEADER = Setting(
+    "clientcertheader", "TREG_CLIENT_CERT_HEADER", str, "",
+    "header in which those proxies say which client certificate they have checked, as in Client-Cert (RFC 9440); they must "
+    "take it away from what clients send; blank: client certificates come by TLS of treg's own only",
+)  # fmt: skip
+AUDIT_LOG = Setting(
+    "auditlog", "TREG_AUDIT_LOG", str, "", "file that what is done and refused is added to as JSON lines; blank: none"
+)
 REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a device's certificate is valid")
+
+SEAL_KEY = Setting(
+    "sealkey", "TSTACK_SEAL_KEY", str, "",
+    "keys that secrets in the store are sealed with, as the file seal.key holds them; blank: seal.key in the certs folder, "
+    "which tuser key add -derived makes",
+    secret=True,
+)  # fmt: skip
 
 # -- clients: tregister, tconsume, tpublish ---------------------------------------------------------------------------
 
@@ -259,8 +286,9 @@ TSERVE: tuple[Setting[Any], ...] = (
     *CERTIFICATES, *STORE, *LOGGING,
 )  # fmt: skip
 TREG: tuple[Setting[Any], ...] = (
-    REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY, REG_PROXIES,
-    REG_VALIDITY, CERTS_DIR, *STORE, *LOGGING,
+    REG_KEY, MQTT_URL, REG_HOST, REG_PORT, CA_CERT_FILE, REG_CERT_FILE, REG_KEY_FILE, REG_BURST, REG_EVERY,
+    REG_KEY_RATE, REG_RATE, REG_PROXIES, REG_CLIENT_CERT_HEADER, REG_VALIDITY, NAME_HOLD, AUDIT_LOG, SEAL_KEY, CERTS_DIR,
+    *STORE, *LOGGING,
 )  # fmt: skip
 TREGISTER: tuple[Setting[Any], ...] = (
     REG_KEY, REG_SERVICE, REG_CA_FILE, REG_WAIT, DEVICE_TYPE, VERIFY_TLS, CONFIG_DIR
@@ -268,6 +296,8 @@ TREGISTER: tuple[Setting[Any], ...] = (
 TCONSUME: tuple[Setting[Any], ...] = (*SINK, CONSUME_USE_CONFIG, *CLIENT, *LOGGING)
 TPUBLISH: tuple[Setting[Any], ...] = (TOPIC, PAYLOAD, QOS, RETAIN, PUBLISH_WAIT, PUBLISH_USE_CONFIG, *CLIENT, *LOGGING)
 TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LOGGING)
+TUSER_KEY: tuple[Setting[Any], ...] = (REG_KEY, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING)
+"""Of `tuser key`, in place of those."""
 
 TOP: tuple[Setting[Any], ...] = (ADMIN_URL,)
 UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
@@ -278,6 +308,7 @@ UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
     "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER,
+    "tuser key": TUSER_KEY,
     "tstack top": TOP,
 }  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""tstack: all of it in one process (`tstack up`), is a set-up sound (`tstack doctor`), what does a broker do (`tstack top`)."""
+"""tstack: all of it in one process (`tstack up`), is a set-up sound (`tstack doctor`), what does a broker do (`tstack top`),
+certificates by hand (`tstack pki`)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tstack import service
 from tstack.broker.server import Broker
-from tstack.cli import doctor, top
+from tstack.cli import doctor, pki, top
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
@@ -46,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return doctor.main(arguments[1:])
     if command == "top":
         return top.main(arguments[1:])
+    if command == "pki":
+        return pki.main(arguments[1:])
     parser = Parser("tstack", "The whole stack in one process.", EXAMPLES)
-    parser.add_argument("command", choices=("up", "doctor", "top"), help="see tstack COMMAND --help")
+    parser.add_argument("command", choices=("up", "doctor", "top", "pki"), help="see tstack COMMAND --help")
     parser.parse_args(arguments)
     raise AssertionError("argparse has left the program by now")
 

@@ -16,8 +16,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tstack import service
-from tstack.cli import ban
+from tstack.cli import ban, key, token
 from tstack.cli import settings as declared
+from tstack.cli.noted import note
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, required, start
 from tstack.cli.user_view import Answer, certificate, described, public, said, table, with_password
 from tstack.env import Setting, Values
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("name", metavar="NAME", nargs="?", help="user name; or -username=NAME")
         command.arguments(sub)
         _add_json(sub)
-    return start(parser, declared.TUSER, argv, _run)
+    return start(parser, dict.fromkeys((*declared.TUSER, *declared.TUSER_KEY)), argv, _run)
 
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
@@ -244,7 +245,7 @@ def _passwd(name: str, values: Values, flags: argparse.Namespace) -> Work:
     hash_, scram = _hash(password, cost), scram_verifier(password, cost)
 
     async def work(store: Store) -> Answer:
-        user = await admin.set_password(store, name, hash_, scram)
+        user = await admin.set_password(store, name, hash_, scram, note=note(store, "device.rotated", name))
         return with_password(said(user, "has a new password"), password if made_up else None)
 
     return work
@@ -259,7 +260,8 @@ def _rights(name: str, values: Values, flags: argparse.Namespace) -> Work:
     publish, subscribe = _narrowing(flags, "publish"), _narrowing(flags, "subscribe")
 
     async def work(store: Store) -> Answer:
-        user = await admin.set_rights(store, name, rights, publish=publish, subscribe=subscribe)
+        entry = note(store, "device.changed", name, "rights")
+        user = await admin.set_rights(store, name, rights, publish=publish, subscribe=subscribe, note=entry)
         return said(user, f"rights: {clean(' '.join(user.rights)) or 'none'}")
 
     return work
@@ -277,16 +279,32 @@ def _plain(text: str, do: Callable[[Store, str], Awaitable[User]]) -> Callable[.
     return prepare
 
 
+def _disable(disabled: bool) -> Callable[[Store, str], Awaitable[User]]:
+    event = "device.disabled" if disabled else "device.enabled"
+    return lambda store, name: admin.set_disabled(store, name, disabled, note=note(store, event, name))
+
+
+def _expire(name: str, values: Values, flags: argparse.Namespace) -> Work:
+    async def work(store: Store) -> Answer:
+        user = await admin.set_expiry(store, name, flags.at, note=note(store, "device.changed", name, "expiry"))
+        return said(user, f"is shut out from {clean(user.expires)} on" if user.expires else "does not expire")
+
+    return work
+
+
 def _delete(name: str, values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
-        return said(await admin.delete_user(store, name, purge=flags.purge), "deleted")
+        return said(
+            await admin.delete_user(store, name, purge=flags.purge, note=note(store, "device.deleted", name)), "deleted"
+        )
 
     return work
 
 
 def _revoke(name: str, values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
-        user = await admin.revoke_certificates(store, name, flags.serial, reason=flags.reason)
+        entry = note(store, "certificate.revoked", name, flags.reason)
+        user = await admin.revoke_certificates(store, name, flags.serial, reason=flags.reason, note=entry)
         revoked = [await certificate(store, serial) for serial in user.certificates]
         count = sum("Revoked" in certificate for certificate in revoked)
         answer = said(user, f"{count} of {len(revoked)} certificates are revoked")
@@ -352,6 +370,12 @@ def _revoke_arguments(parser: Parser) -> None:
     parser.add_argument("-reason", "--reason", default="revoked", help="noted beside the revocation")
 
 
+def _expire_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "-at", "--at", required=True, metavar="TIME", help="as in 2027-01-31T00:00:00Z; '' for never again"
+    )
+
+
 def _list_arguments(parser: Parser) -> None:
     parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="names, as in 'ABC-*'; default all")
     parser.add_argument("-devtype", "--devtype", help="of this device type only")
@@ -371,11 +395,10 @@ COMMANDS = {
     "rights": Command("set what a user may publish and subscribe to", _rights, _rights_arguments),
     "disable": Command(
         "shut a user out and end its connections",
-        _plain("disabled", lambda store, name: admin.set_disabled(store, name, True)),
+        _plain("disabled", _disable(True)),
     ),
-    "enable": Command(
-        "let a disabled user in again", _plain("enabled", lambda store, name: admin.set_disabled(store, name, False))
-    ),
+    "enable": Command("let a disabled user in again", _plain("enabled", _disable(False))),
+    "expire": Command("shut a user out from a time on", _expire, _expire_arguments),
     "delete": Command("delete a user for good and revoke its certificates", _delete, _delete_arguments),
     "kick": Command("end the connections that a user has now", _plain("kicked", admin.kick_user)),
     "revoke": Command("revoke a user's certificates, all or one", _revoke, _revoke_arguments),
@@ -384,4 +407,14 @@ COMMANDS = {
     ),
     "unban": Command("let them in again", ban.unban, ban.whom_arguments, (), usage="NAME | -address=IP"),
     "bans": Command("list who is banned", ban.bans, settings=()),
+    "key": Command(
+        "registration keys, and devices that wait for approval",
+        key.key,
+        key.key_arguments(DEFAULTS, _add_json),
+        (),
+        usage="ACTION",
+    ),
+    "token": Command(
+        "make, list or revoke tokens for the admin API", token.token, token.arguments, (), usage=token.USAGE
+    ),
 }

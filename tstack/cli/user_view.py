@@ -48,6 +48,7 @@ def public(user: User, certificates: Sequence[object] | None = None) -> dict[str
         "Created": user.created,
         "Changed": user.changed,
         "Kicked": user.kicked,
+        "Expires": user.expires,
         "Purge": user.purge,
     }
     return shown | {"Certificates": list(user.certificates if certificates is None else certificates)}
@@ -79,6 +80,7 @@ def described(user: User, certificates: Iterable[dict[str, str]]) -> list[str]:
         ("created", user.created),
         ("changed", user.changed),
         ("kicked", user.kicked),
+        ("expires", user.expires),
         ("purged", user.purge),
         *(("certificate", _certificate_line(one)) for one in certificates),
     ]

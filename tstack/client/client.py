@@ -11,7 +11,9 @@ trusted, a subscription beyond the rights) is tried `max_refusals` times; then e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -65,12 +67,8 @@ class Client:
         """Raises `Failure` for a URL, a certificate or a key that cannot be used. `max_refusals` None: never give up."""
         self.address = BrokerAddress.parse(options.url)
         self.client_id = options.client_id or default_client_id(options.username)
-        self._context = None
-        if self.address.tls:
-            self._context = tls.client_context(
-                ca_file=options.ca_file, cert_file=options.cert_file, key_file=options.key_file, verify=options.verify
-            )
         self._options = options
+        self._context = self._load_tls() if self.address.tls else None
         self._max_refusals = max_refusals
         self._backoff = backoff or Backoff()
         self._inbox = Inbox(self._acknowledge, inbox_messages, inbox_bytes)
@@ -267,6 +265,9 @@ class Client:
         """One connection, from its first packet to its end, which always is an exception."""
         self._blamed = None
         link = Link(self._options, self.client_id, self.address)
+        if self._context is not None and self._options.cert_file:  # perhaps renewed since
+            with contextlib.suppress(Failure):  # it is just being replaced: what was loaded before will do
+                self._context = self._load_tls()
         await link.open(self._context)
         self._link_up(link)
         try:
@@ -284,6 +285,12 @@ class Client:
         finally:
             self._link_down()
             link.cut()
+
+    def _load_tls(self) -> ssl.SSLContext:
+        options = self._options
+        return tls.client_context(
+            ca_file=options.ca_file, cert_file=options.cert_file, key_file=options.key_file, verify=options.verify
+        )
 
     def _link_up(self, link: Link) -> None:
         log.info("connected to %s as %s", self.address, clean(self.client_id))

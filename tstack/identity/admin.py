@@ -5,6 +5,8 @@ from the new record, a bounded number of times. So two administrators at once ne
 do not know survive, and what belongs together (a deletion and the revocation of the user's certificates) becomes
 visible together.
 
+With a `note` a change and its entry in the audit log are one commit.
+
 All raise `Failure` with a hint for what a person can mend, of which `NoSuchUser` and `AlreadyExists` can be told apart, and
 `StoreUnavailable` when the store could not be asked, in which case it is not known whether the change was made.
 """
@@ -18,12 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tstack.errors import Failure
+from tstack.identity.audit import Note
 from tstack.identity.passwords import MAX_COST, PERSON_COST, check_password, hash_password, is_hash, scram_verifier
-from tstack.identity.revoked import Revocation, revoked_key
+from tstack.identity.revoked import revocations
 from tstack.identity.rights import MAX_RIGHTS, check_right
 from tstack.identity.scram import is_of
-from tstack.identity.users import MAX_CERTIFICATES, USER_PREFIX, User, now_text, serial_text, user_key
-from tstack.store.interface import MAX_VALUE, Item, Put, Store
+from tstack.identity.users import MAX_CERTIFICATES, USER_PREFIX, User, moment, now_text, serial_text, user_key
+from tstack.store.interface import MAX_VALUE, Item, Put, Store, StoreError
 
 log = logging.getLogger("tstack.identity")
 
@@ -124,13 +127,23 @@ async def add_or_replace_user(
     raise _too_busy(name)
 
 
-async def set_password(store: Store, name: str, password_hash: bytes, scram: str = "") -> User:
+async def set_password(
+    store: Store, name: str, password_hash: bytes, scram: str = "", *, revoke: bool = False, note: Note | None = None
+) -> User:
     """Give a user another password (see `passwords.hash_password`); b"": no login by password any more.
 
-    `scram` is the same password's verifier (`passwords.scram_verifier`); without it there is no login by SCRAM.
+    `scram` is the same password's verifier (`passwords.scram_verifier`); without it there is no login by SCRAM. With
+    `revoke` the user's certificates are revoked in the same step, so that nothing but the new password lets anybody in.
     """
     _check_hash(password_hash)
-    return await _change(store, name, lambda user: replace(user, password=password_hash, scram=scram))
+    return await _change(
+        store,
+        name,
+        lambda user: replace(user, password=password_hash, scram=scram),
+        revoke=lambda user: user.certificates if revoke else (),
+        reason="password rotated",
+        note=note,
+    )
 
 
 async def set_rights(
@@ -140,6 +153,7 @@ async def set_rights(
     *,
     publish: Sequence[str] | None = None,
     subscribe: Sequence[str] | None = None,
+    note: Note | None = None,
 ) -> User:
     """Set what a user may do, whole: without `publish` or `subscribe`, nothing narrows the rights afterwards."""
     wish = User(
@@ -153,12 +167,21 @@ async def set_rights(
     def change(user: User) -> User:
         return replace(user, rights=wish.rights, publish=wish.publish, subscribe=wish.subscribe)
 
-    return await _change(store, name, change)
+    return await _change(store, name, change, note=note)
 
 
-async def set_disabled(store: Store, name: str, disabled: bool) -> User:
+async def set_disabled(store: Store, name: str, disabled: bool, *, note: Note | None = None) -> User:
     """Shut a user out, or let it in again."""
-    return await _change(store, name, lambda user: replace(user, disabled=disabled))
+    return await _change(store, name, lambda user: replace(user, disabled=disabled), note=note)
+
+
+async def set_expiry(store: Store, name: str, expires: str, *, note: Note | None = None) -> User:
+    """Shut a user out from a time on (RFC 3339, with its zone); "": never. Raises `Failure` for what is no time."""
+    try:
+        expires and moment(expires)
+    except ValueError as error:
+        raise Failure(f"{expires[:80]!r}: {error}", "give the zone as well: Z, or +01:00") from None
+    return await _change(store, name, lambda user: replace(user, expires=expires), note=note)
 
 
 async def kick_user(store: Store, name: str) -> User:
@@ -166,7 +189,9 @@ async def kick_user(store: Store, name: str) -> User:
     return await _change(store, name, lambda user: replace(user, kicked=now_text()))
 
 
-async def delete_user(store: Store, name: str, *, reason: str = "user deleted", purge: bool = False) -> User:
+async def delete_user(
+    store: Store, name: str, *, reason: str = "user deleted", purge: bool = False, note: Note | None = None
+) -> User:
     """Put a tombstone in the user's place and revoke its certificates, in one step. Returns the tombstone.
 
     With `purge` every broker drops the retained messages that the user published, and what still waits of it, at once, or when
@@ -187,12 +212,18 @@ async def delete_user(store: Store, name: str, *, reason: str = "user deleted", 
         ),
         revoke=lambda user: user.certificates,
         reason=reason,
+        note=note,
         deleted=purge,
     )
 
 
 async def revoke_certificates(
-    store: Store, name: str, serials: Iterable[str] | None = None, *, reason: str = "revoked"
+    store: Store,
+    name: str,
+    serials: Iterable[str] | None = None,
+    *,
+    reason: str = "revoked",
+    note: Note | None = None,
 ) -> User:
     """Revoke some of a user's certificates, or all; the user and its password stay. They stay in the user's list, too.
 
@@ -206,7 +237,7 @@ async def revoke_certificates(
             raise Failure(f"user {name} has no certificate {min(foreign)}", f"see the list: tuser show {name}")
         return user.certificates if wanted is None else wanted
 
-    return await _change(store, name, lambda user: user, revoke=choose, reason=reason, deleted=True)
+    return await _change(store, name, lambda user: user, revoke=choose, reason=reason, deleted=True, note=note)
 
 
 def check_user(user: User) -> None:
@@ -248,19 +279,32 @@ async def _change(
     revoke: Callable[[User], Iterable[str]] = lambda user: (),
     reason: str = "",
     deleted: bool = False,
+    note: Note | None = None,
 ) -> User:
     """Apply `change` to the user as it is now, and put what `revoke` names on the list, in one commit."""
+    noted = [] if note is None else [await note.put()]
     for attempt in range(ATTEMPTS):
         old = await get_user(store, name, deleted=deleted)
         new = replace(change(old), changed=now_text())
-        revocation = Revocation(name, reason, new.changed).to_json()
-        keys = [revoked_key(serial) for serial in revoke(old)]
-        fresh = [Put(key, revocation) for key in dict.fromkeys(keys) if await store.get(key) is None]
-        revision = await store.commit(Put(user_key(name), _encode(new), old.revision), *fresh)
+        fresh = await revocations(store, name, revoke(old), reason, new.changed)
+        revision = await _commit(store, note, Put(user_key(name), _encode(new), old.revision), *fresh, *noted)
         if revision is not None:
             return replace(new, revision=revision)
         await _pause(attempt)
     raise _too_busy(name)
+
+
+async def _commit(store: Store, note: Note | None, *changes: Put) -> int | None:
+    """Commit, and tell the audit log what has become of its entry."""
+    try:
+        revision = await store.commit(*changes)
+    except StoreError as error:
+        if note is not None:
+            note.refused(error)
+        raise
+    if note is not None and revision is not None:
+        note.written()
+    return revision
 
 
 async def _write(store: Store, user: User, over: Item | None) -> User | None:

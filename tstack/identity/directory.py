@@ -21,7 +21,7 @@ from tstack.identity.users import USER_PREFIX, User, serial_text
 from tstack.store.interface import Item, Store
 from tstack.store.mirror import Mirror
 
-Reason = Literal["unknown", "password", "disabled", "deleted", "revoked", "certificate"]
+Reason = Literal["unknown", "password", "disabled", "deleted", "revoked", "certificate", "expired"]
 UserChanged = Callable[[str, User | None, User | None], None]
 
 
@@ -80,6 +80,11 @@ class Directory:
     def revoked(self) -> Mapping[str, Revocation]:
         """Every revoked certificate by its serial, as the store's keys spell it."""
         return self._revoked.values
+
+    @property
+    def revoked_revision(self) -> int:
+        """The store's revision of the last change among these."""
+        return self._revoked.revision
 
     @property
     def revision(self) -> int:
@@ -187,6 +192,8 @@ def _let_in(user: User) -> User:
         raise Refused("deleted")
     if user.disabled:
         raise Refused("disabled")
+    if user.is_expired(time.time()):
+        raise Refused("expired")
     return user
 
 

@@ -6,9 +6,12 @@ A key there revokes, whatever its value says: a record that nobody can read must
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tstack.identity.issued import get_certificate
 from tstack.identity.users import serial_text
+from tstack.store.interface import Put, Store
 
 REVOKED_PREFIX = "/revoked/"
 
@@ -20,11 +23,12 @@ def revoked_key(serial: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Whose certificate it was, why it was revoked and when (RFC 3339, UTC). All three may be empty."""
+    """Whose certificate it was, why it was revoked, when (RFC 3339, UTC), and when it ends anyway. All may be empty."""
 
     user: str = ""
     reason: str = ""
     revoked_at: str = ""
+    not_after: str = ""
 
     @classmethod
     def from_json(cls, data: bytes) -> Revocation:
@@ -35,10 +39,26 @@ class Revocation:
             return cls()
         if not isinstance(record, dict):
             return cls()
-        fields = (record.get(key, "") for key in ("User", "Reason", "RevokedAt"))
+        fields = (record.get(key, "") for key in ("User", "Reason", "RevokedAt", "NotAfter"))
         return cls(*(field if isinstance(field, str) else "" for field in fields))
 
     def to_json(self) -> bytes:
         """The record's bytes."""
         record = {"User": self.user, "Reason": self.reason, "RevokedAt": self.revoked_at}
+        if self.not_after:
+            record["NotAfter"] = self.not_after
         return json.dumps(record, separators=(",", ":")).encode()
+
+
+async def revocations(store: Store, user: str, serials: Iterable[str], reason: str, when: str) -> list[Put]:
+    """What puts the certificates on the list, once each; those that are on it already stay as they are.
+
+    Raises `ValueError` for what is no serial number, and `StoreUnavailable`.
+    """
+    puts = []
+    for key in dict.fromkeys(map(revoked_key, serials)):
+        if await store.get(key) is None:
+            issued = await get_certificate(store, key.removeprefix(REVOKED_PREFIX))
+            ends = "" if issued is None else issued.not_after
+            puts.append(Put(key, Revocation(user, reason, when, ends).to_json()))
+    return puts

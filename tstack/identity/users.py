@@ -3,8 +3,8 @@
 It is the original's JSON, `{"Username","Password","Rights"}`, so that what its documentation says of `etcdctl get /user/NAME`
 stays true: `Password` is a bcrypt hash, `Rights` one topic filter, or a list of them. Beside these a record may carry
 `Publish` and `Subscribe` (lists that narrow `Rights`), `Disabled`, `Deleted`, `DeviceType`, `Created`, `Changed`,
-`Certificates`, `Scram`, `Purge` and `Kicked`. A field that we do not know is kept when the record is rewritten. A field that
-is null counts as absent, which is how Go writes an empty list.
+`Certificates`, `Renewed`, `Scram`, `Key`, `HardwareId`, `Kicked`, `Expires` and `Purge`. A field that we do not know is kept
+when the record is rewritten. A field that is null counts as absent, which is how Go writes an empty list.
 
 Reading fails closed, at two levels. A record that makes no sense (no JSON object, another user's name in it, a field of the
 wrong type, more than `MAX_RIGHTS` rights) is a `ValueError`: no such user. A right that is no valid topic filter grants
@@ -64,6 +64,17 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def moment(text: str) -> float:
+    """A time as RFC 3339 writes it, in seconds since 1970. Raises `ValueError`, also for one that names no zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None or "T" not in text:
+        raise ValueError("a time is written as in 2027-01-31T00:00:00Z")
+    return time.timestamp()
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """One user. Make a changed one with `dataclasses.replace`; what is written is checked in `admin`, not here."""
@@ -85,12 +96,20 @@ class User:
     changed: str = ""
     certificates: tuple[str, ...] = ()
     """Serials (as `serial_text` has them) of the certificates that our CA issued to this user."""
+    renewed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Certificates that have not been used yet: the serial of each, and of the one that its first use takes out of service."""
     scram: str = field(default="", repr=False)
     """The verifier of the same password for SCRAM-SHA-256 (see `scram`); empty: no login that way."""
+    key: str = ""
+    """Name of the registration key that it came by."""
+    hardware_id: str = ""
+    """What it said to be by its maker, when it registered."""
     purge: str = ""
     """On a tombstone: when it was asked for that brokers drop what the user left; empty: that was not asked for."""
     kicked: str = ""
     """Time of the last `kick`: brokers end the user's sessions when it changes."""
+    expires: str = ""
+    """When the user is shut out (RFC 3339); empty: never."""
     other: Mapping[str, object] = field(default_factory=dict, hash=False)
     """Fields that we do not know, as they were."""
     revision: int = 0
@@ -115,9 +134,13 @@ class User:
             created=record.text("Created"),
             changed=record.text("Changed"),
             certificates=tuple(map(serial_text, record.texts("Certificates", MAX_CERTIFICATES))),
+            renewed=record.pairs("Renewed", MAX_CERTIFICATES),
             scram=record.text("Scram"),
             purge=record.text("Purge"),
             kicked=record.text("Kicked"),
+            key=record.text("Key"),
+            hardware_id=record.text("HardwareId"),
+            expires=_moment_text(record.text("Expires")),
             other=record.rest,
             revision=revision,
         )
@@ -137,12 +160,25 @@ class User:
             "Created": self.created,
             "Changed": self.changed,
             "Certificates": list(self.certificates),
+            "Renewed": dict(self.renewed),
             "Scram": self.scram,
             "Purge": self.purge,
             "Kicked": self.kicked,
+            "Key": self.key,
+            "HardwareId": self.hardware_id,
+            "Expires": self.expires,
         }
         record |= {key: value for key, value in optional.items() if value}
         return json.dumps(record | dict(self.other), separators=(",", ":"), allow_nan=False).encode()
+
+    @property
+    def expires_at(self) -> float:
+        """When the user is shut out, in seconds since 1970; infinity when never."""
+        return moment(self.expires) if self.expires else math.inf
+
+    def is_expired(self, now: float) -> bool:
+        """Is the user's time over? `now` in seconds since 1970."""
+        return bool(self.expires) and now >= self.expires_at
 
     @property
     def permissions(self) -> Permissions:
@@ -178,6 +214,15 @@ class _Record:
             raise ValueError(f"{key} has {len(value)} entries, more than {limit}")
         return value
 
+    def pairs(self, key: str, limit: int) -> dict[str, str]:
+        """An object of serial numbers."""
+        value = self._take(key, {})
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ValueError(f"{key} is not an object of strings")
+        if len(value) > limit:
+            raise ValueError(f"{key} has {len(value)} entries, more than {limit}")
+        return {serial_text(new): serial_text(old) for new, old in value.items()}
+
     def filters(self, key: str) -> tuple[str, ...] | None:
         """One topic filter or a list of them; None when the field is absent."""
         if self.rest.get(key) is None:
@@ -190,6 +235,12 @@ class _Record:
     def _take(self, key: str, default: object) -> object:
         value = self.rest.pop(key, None)
         return default if value is None else value
+
+
+def _moment_text(text: str) -> str:
+    if text:
+        moment(text)
+    return text
 
 
 def _without_blank(filters: Iterable[str]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tstack.errors import Failure
 from tstack.pki.keys import Damaged, PrivateKey, load_key, read_pem
@@ -50,6 +51,25 @@ def peer_name_and_serial(peer: Mapping[str, Any]) -> tuple[str, str]:
         return names[0], f"{int(peer['serialNumber'], 16):x}"
     except (KeyError, ValueError):
         raise PeerCertificateError("the certificate has no serial number") from None
+
+
+def client_name_and_serial(certificate: x509.Certificate, now: datetime | None = None) -> tuple[str, str]:
+    """As `peer_name_and_serial`, of a certificate that no TLS of ours has looked at: its dates and its purpose are checked.
+
+    Who signed it is for the caller to check.
+    """
+    now = now or datetime.now(UTC)
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        raise PeerCertificateError("the certificate has expired, or is not valid yet")
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        raise PeerCertificateError("the certificate is not for clients")
+    names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    subject = tuple((("commonName", name),) for name in names)
+    return peer_name_and_serial({"subject": subject, "serialNumber": f"{certificate.serial_number:x}"})
 
 
 def load_certificates(path: Path | str) -> list[x509.Certificate]:
@@ -93,6 +113,28 @@ def check_authority(certificate: x509.Certificate, path: Path | str) -> None:
         raise Failure(
             f"{path}: is not the certificate of a certificate authority", "its basic constraints lack CA:TRUE"
         )
+
+
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Was the certificate signed with that authority's key?"""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def check_chain(chain: Sequence[x509.Certificate], path: Path | str) -> None:
+    """Warn unless the first certificate is a root, or leads to one by the others in the file: clients need all of it."""
+    certificate, left = chain[0], list(chain[1:])
+    while certificate.subject != certificate.issuer:
+        above = next((one for one in left if signed_by(certificate, one)), None)
+        if above is None:
+            lacking = certificate.issuer.rfc4514_string()
+            log.warning("%s lacks the certificate of %s: most clients need the whole chain", path, lacking)
+            return
+        left.remove(above)
+        certificate = above
 
 
 def expires_in(certificate: x509.Certificate, now: datetime | None = None) -> timedelta:

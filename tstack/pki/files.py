@@ -1,5 +1,8 @@
 """The certs folder: `ca.crt`, `ca.key`, `mqtt.crt`, `mqtt.key`, as the original names them, and `ca.crl`.
 
+When there is an `issuing.crt` with its `issuing.key`, these sign instead of the CA, whose key may then lie elsewhere.
+`issuing.crt` holds the whole chain, the root included, so that it is all that a broker needs to check clients with.
+
 What is missing as a whole is made, what is there is checked and never overwritten, and what is half there is a `Failure` that
 says what to do; with one exception each way. A server certificate that we made ourselves is made anew, for the same
 key, when it has less than `RENEW_BEFORE` left or lacks a name that it is asked to have. And a pair whose writing was cut off
@@ -19,7 +22,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,23 +54,36 @@ class CertsFolder:
         self.ca_crt = self.path / "ca.crt"
         self.ca_key = self.path / "ca.key"
         self.ca_crl = self.path / "ca.crl"
+        self.issuing_crt = self.path / "issuing.crt"
+        self.issuing_key = self.path / "issuing.key"
         self.mqtt_crt = self.path / "mqtt.crt"
         self.mqtt_key = self.path / "mqtt.key"
+
+    @property
+    def trusted(self) -> Path:
+        """What client certificates are checked with: the chain of the issuing CA when there is one, else the CA."""
+        return self.issuing_crt if _there(self.issuing_crt) else self.ca_crt
 
     def prepare(self, names: Sequence[str] = ()) -> Authority | None:
         """All that a broker needs: CA, server certificate and key. Raises `Failure`.
 
-        None: there is no `ca.key` here, but everything else is. The broker does not sign, so it is better kept elsewhere.
+        None: there is no key of an authority here, but everything else is. The broker does not sign, so it is better kept
+        elsewhere.
         """
-        if not _there(self.ca_key) and all(map(_there, (self.ca_crt, self.mqtt_crt, self.mqtt_key))):
+        signs = _there(self.ca_key) or _there(self.issuing_key)
+        if not signs and all(map(_there, (self.trusted, self.mqtt_crt, self.mqtt_key))):
             return None
         authority = self.ensure_authority()
         self.ensure_server(authority, names)
         return authority
 
     def ensure_authority(self) -> Authority:
-        """The CA in this folder, made now when there is none. Raises `Failure`."""
+        """The authority in this folder that signs certificates, made now when there is none. Raises `Failure`."""
         with self._lock(), self.recovering():
+            if _there(self.issuing_crt) or _there(self.issuing_key):
+                self._pair_is_there(self.issuing_crt, self.issuing_key)
+                _warn_if_public(self.issuing_key)
+                return Authority.load(self.issuing_crt, self.issuing_key)
             if not self._pair_is_there(self.ca_crt, self.ca_key):
                 self._write_pair(self.ca_crt, self.ca_key, Authority.create())
                 log.info("made a certificate authority: %s", self.ca_crt)
@@ -95,6 +111,20 @@ class CertsFolder:
             self._write_pair(self.mqtt_crt, self.mqtt_key, Pair(issued.certificate_pem, key_pem(key)))
             log.info("made a server certificate: %s", self.mqtt_crt)
 
+    def add(self, crt: Path, key: Path, make: Callable[[], Pair]) -> None:
+        """Write a new pair, and nothing over what is there. Raises `Failure`."""
+        with self._lock():
+            if self._pair_is_there(crt, key):
+                raise Failure(
+                    f"{crt}: is there already", "nothing is overwritten: move it and its key away, or renew it"
+                )
+            self._write_pair(crt, key, make())
+
+    def replace(self, crt: Path, pem: str) -> None:
+        """Write a certificate in place of one that is there, whose key stays. Raises `Failure`."""
+        with self._lock():
+            self._write(crt, pem, 0o644)
+
     def write_crl(self, pem: str) -> None:
         """Write `ca.crl`, in place of one that is there. Raises `Failure`."""
         with self._lock():
@@ -106,12 +136,16 @@ class CertsFolder:
         try:
             yield
         except Damaged as damaged:
-            for crt, key in ((self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key)):
+            pairs = (
+                (self.mqtt_crt, self.mqtt_key), (self.ca_crt, self.ca_key), (self.issuing_crt, self.issuing_key)
+            )  # fmt: skip
+            for crt, key in pairs:
                 if damaged.path in (crt, key):
-                    hint = (
-                        f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
-                        f"or move {crt.name} and {key.name} away, and a new pair is made"
-                    )
+                    hint = f"it is damaged: put {damaged.path.name} back from where you keep a copy; "
+                    if crt == self.issuing_crt:
+                        hint += f"or move {crt.name} and {key.name} away, and make new ones: tstack pki intermediate"
+                    else:
+                        hint += f"or move {crt.name} and {key.name} away, and a new pair is made"
                     if crt == self.ca_crt:
                         hint += ", which every client has to be given: none of the old certificates holds then"
                     raise Failure(damaged.message, hint) from None
@@ -124,15 +158,15 @@ class CertsFolder:
         key = load_key(self.mqtt_key)
         check_key(certificate, key, self.mqtt_crt, self.mqtt_key)
         ours = _says_it_is_ours(certificate)
-        if ours and not authority.made(certificate):
+        if ours and not authority.knows(certificate):
             raise Failure(
-                f"{self.mqtt_crt}: was made by another authority than {self.ca_crt}",
+                f"{self.mqtt_crt}: was made by another authority than {self.trusted}",
                 f"clients that trust the one will not trust the other: move {self.mqtt_crt.name} and "
                 f"{self.mqtt_key.name} away, and new ones are made",
             )
-        lacking = [name.value for name in wanted if name not in _names_of(certificate)]
+        lacking = [name.value for name in wanted if name not in names_of(certificate)]
         soon = expires_in(certificate) < RENEW_BEFORE
-        if ours and (soon or lacking):
+        if ours and (soon or lacking or not authority.made(certificate)):
             self._reissue(authority, certificate, key, names)
             return
         check_dates(certificate, self.mqtt_crt)
@@ -140,7 +174,7 @@ class CertsFolder:
             log.warning("%s was not made here and lacks the name %s", self.mqtt_crt, lacking[0])
 
     def _reissue(self, authority: Authority, old: x509.Certificate, key: PrivateKey, names: Sequence[str]) -> None:
-        keep = [str(name.value) for name in _names_of(old)]  # another program may have asked for them
+        keep = [str(name.value) for name in names_of(old)]  # another program may have asked for them
         together = list(dict.fromkeys((*_all_names(names), *keep)))[:MAX_SERVER_NAMES]
         issued = authority.issue_server(together, key.public_key())
         try:
@@ -278,7 +312,8 @@ def _says_it_is_ours(certificate: x509.Certificate) -> bool:
     ]
 
 
-def _names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+def names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """The subject alternative names of a certificate; none when it has none that make sense."""
     try:
         return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except (x509.ExtensionNotFound, ValueError):

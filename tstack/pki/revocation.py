@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from tstack.pki.authority import Authority
 
@@ -48,3 +49,8 @@ def build_crl(
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(since)
         builder = builder.add_revoked_certificate(entry.build())
     return authority.sign_crl(builder)
+
+
+def crl_der(pem: str) -> bytes:
+    """The same list in DER."""
+    return x509.load_pem_x509_crl(pem.encode()).public_bytes(serialization.Encoding.DER)

@@ -34,6 +34,11 @@ class Proxies:
             client = hop
         return peer if client is None else str(client)
 
+    def believes(self, peer: str) -> bool:
+        """Is this the address of one of them?"""
+        address = _address(peer)
+        return address is not None and self._believes(address)
+
     def _believes(self, address: IpAddress) -> bool:
         return any(address in network for network in self._networks)
 

@@ -25,6 +25,13 @@ HEADERS = {
 }
 """What every answer carries; `Server` names no version."""
 
+_BUSY_BODY = b'{"error": "too many connections at once", "hint": "try again as Retry-After says"}'
+_BUSY = b"\r\n".join((
+    b"HTTP/1.1 503 Service Unavailable", b"Retry-After: 1", b"Content-Type: application/json",
+    f"Content-Length: {len(_BUSY_BODY)}".encode(),
+    *(f"{name}: {value}".encode() for name, value in HEADERS.items()), b"", _BUSY_BODY,
+))  # fmt: skip
+
 _http_log = logging.getLogger("tstack.registration.http")
 _http_log.setLevel(logging.CRITICAL)  # aiohttp writes a traceback there for every malformed request of a stranger
 
@@ -36,9 +43,42 @@ class Connections:
         self.server = server
         self.limits = limits
         self.open = 0
+        self.turned_away = 0
+        """How many are being told to come again."""
 
     def __call__(self) -> asyncio.Protocol:
         return _Connection(self)
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many: it is told to come again, whatever it wants, so that a whole fleet at once gets in by and by.
+
+    It is closed for writing first, and only then for reading: a close with unread bytes would reset it, and the answer would be
+    lost on the way (RFC 9112 9.6).
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        closing = cast(asyncio.Transport, transport)
+        limits = self._connections.limits
+        if self._connections.turned_away >= limits.turned_away:
+            closing.abort()
+            return
+        self._connections.turned_away += 1
+        self._deadline = asyncio.get_running_loop().call_later(limits.linger_seconds, closing.abort)
+        closing.write(_BUSY)
+        if closing.can_write_eof():
+            closing.write_eof()
+        else:  # TLS says so itself
+            closing.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._connections.turned_away -= 1
 
 
 class _Connection(web.RequestHandler):
@@ -64,12 +104,14 @@ class _Connection(web.RequestHandler):
         aborting = cast(asyncio.Transport, transport)  # uvloop's transports are none by class
         connections = self._connections
         if connections.open >= connections.limits.connections:
-            aborting.abort()
-        else:
-            connections.open += 1
-            self._counted = True
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(connections.limits.connection_seconds, aborting.abort)
+            instead = _TurnedAway(connections)
+            aborting.set_protocol(instead)
+            instead.connection_made(transport)
+            return
+        connections.open += 1
+        self._counted = True
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(connections.limits.connection_seconds, aborting.abort)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

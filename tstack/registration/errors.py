@@ -1,7 +1,8 @@
 """What goes wrong, and what the client is told about it: the one place where an error becomes an HTTP status.
 
-Every error is answered as `{"error": "what was wrong", "hint": "what to do"}`. What we do not know how to name is a 500 that
-says nothing of our insides; the log has the rest.
+`/register.json` and what is beside it answer `{"error": "what was wrong", "hint": "what to do"}`. The API under `/v1/` and EST
+answer a problem document (RFC 9457), with the same hint as an extension. What we do not know how to name is a 500 that says
+nothing of our insides; the log has the rest.
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ class Refusal(Failure):
     """A request that is not granted. `message` and `hint` go to the client: no secret in them."""
 
     status = HTTPStatus.BAD_REQUEST
+    kind = ""
+    """What a program tells it from others of the same status by; blank: the status says it all."""
+
+    def __init__(self, message: str, hint: str = "", *, kind: str = "", retry: float = 0.0) -> None:
+        """`retry`: seconds after which the same request may be granted; 0 says nothing of it."""
+        super().__init__(message, hint)
+        self.kind = kind or self.kind
+        self.retry = retry
 
     @property
     def headers(self) -> Mapping[str, str]:
         """What the status demands beside the body (RFC 9110)."""
-        return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry)))} if self.retry else {}
 
 
 class BadRequest(Refusal):
@@ -43,6 +52,7 @@ class WrongKey(Refusal):
     """The registration key is not ours."""
 
     status = HTTPStatus.UNAUTHORIZED
+    kind = "wrong-key"
 
     def __init__(self) -> None:
         super().__init__("the registration key is wrong", "ask whoever runs the service for the key")
@@ -50,6 +60,66 @@ class WrongKey(Refusal):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"WWW-Authenticate": 'RegistrationKey realm="treg"'}  # RFC 9110 11.6.1: a 401 names its scheme
+
+
+class Unauthorized(Refusal):
+    """There is no token, or (`invalid`) it is none of ours (RFC 6750 3)."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, message: str, hint: str, *, invalid: bool = False) -> None:
+        super().__init__(message, hint)
+        self._invalid = invalid
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="treg"' + (', error="invalid_token"' if self._invalid else "")}
+
+
+class Forbidden(Refusal):
+    """The registration key is right, and does not allow this."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class KeyEnded(Forbidden):
+    """The registration key is no longer good."""
+
+    kind = "key-ended"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "ask whoever runs the service for a new one")
+
+
+class QuotaUsedUp(Forbidden):
+    """The registration key has registered as many devices as it may."""
+
+    kind = "quota-used-up"
+
+    def __init__(self, quota: int) -> None:
+        super().__init__(
+            f"the registration key has registered all of its {quota} devices",
+            "ask whoever runs the service for another",
+        )
+
+
+class Conflict(Refusal):
+    """What is there already stands in the way."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class Unprocessable(Refusal):
+    """Well-formed, and still not to be granted."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "idempotency-key-reused"
+
+
+class NotFound(Refusal):
+    """There is no such thing."""
+
+    status = HTTPStatus.NOT_FOUND
 
 
 class TooSlow(Refusal):
@@ -80,12 +150,7 @@ class Later(Refusal):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
     def __init__(self, message: str, hint: str, seconds: float) -> None:
-        super().__init__(message, hint)
-        self.seconds = seconds
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {"Retry-After": str(max(1, math.ceil(self.seconds)))}
+        super().__init__(message, hint, retry=max(seconds, 0.001))
 
 
 class TooMany(Later):
@@ -94,10 +159,30 @@ class TooMany(Later):
     status = HTTPStatus.TOO_MANY_REQUESTS
 
 
-def response(error: Exception) -> web.Response:
-    """The answer for any error that a request ends with."""
+PROBLEM_PATHS = ("/v1/", "/.well-known/est/", "/metrics")
+"""Under these, errors are problem documents."""
+
+
+def response(error: Exception, path: str = "") -> web.Response:
+    """The answer for any error that a request of that path ends with."""
     refusal = _refusal(error)
+    if path.startswith(PROBLEM_PATHS):
+        return problem(refusal)
     return json_error(refusal.status, refusal.message, refusal.hint, refusal.headers)
+
+
+def problem(refusal: Refusal) -> web.Response:
+    """The problem document of a refusal (RFC 9457 3.1)."""
+    document = {
+        "type": f"urn:tstack:problem:{refusal.kind}" if refusal.kind else "about:blank",
+        "title": HTTPStatus(refusal.status).phrase,
+        "status": int(refusal.status),
+        "detail": refusal.message,
+        "hint": refusal.hint,
+    }
+    return web.json_response(
+        document, status=refusal.status, headers=refusal.headers, content_type="application/problem+json"
+    )
 
 
 def json_error(status: int, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> web.Response:

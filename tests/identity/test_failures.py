@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tstack.broker.failures import LONGEST_WAIT, Backoff, Strikes
+from tstack.identity.failures import LONGEST_WAIT, Backoff, Strikes
 
 
 def test_the_wait_grows_and_ends() -> None:

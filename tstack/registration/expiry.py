@@ -1,0 +1,51 @@
+"""Warns, at the start and then once a day, when the authority or the one above it comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+
+from tstack.pki.certificates import expires_in
+
+log = logging.getLogger("tstack.registration")
+
+SOON = timedelta(days=90)
+"""An authority with less than this left is worth a warning: renewing it takes a person, and perhaps a safe."""
+
+DAY = 86400.0
+
+
+def ending(chain: Sequence[x509.Certificate], now: datetime | None = None) -> list[str]:
+    """What is to be said of each certificate of a chain that ends soon."""
+    now = now or datetime.now(UTC)
+    return [
+        f"the authority {one.subject.rfc4514_string()} ends on {one.not_valid_after_utc:%Y-%m-%d}: "
+        f"tstack pki renew {'ca' if one.subject == one.issuer else 'issuing'}"
+        for one in chain
+        if expires_in(one, now) < SOON
+    ]
+
+
+class Expiry:
+    """One of a service. `stop` it when done."""
+
+    def __init__(self, chain: Sequence[x509.Certificate]) -> None:
+        self._chain = tuple(chain)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self) -> None:
+        """Look now, and again in a day."""
+        self.stop()
+        for text in ending(self._chain):
+            log.warning("%s", text)
+        self._timer = asyncio.get_running_loop().call_later(DAY, self.look)
+
+    def stop(self) -> None:
+        """Look no more. May be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,104 @@
+"""`GET /metrics` for holders of a token with the scope `metrics:read`: Prometheus' text format (version 0.0.4).
+
+No label holds a device, a key or an address, so the number of series does not grow with the fleet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from aiohttp import web
+
+from tstack.identity.audit import Audit
+from tstack.identity.directory import Directory
+from tstack.registration.access import Access, Caller
+from tstack.registration.fleet import Fleet, is_device, state
+from tstack.registration.lockout import Lockout
+from tstack.registration.query import Query
+
+SLICE: Final = 2000
+"""Devices that are counted before others have a turn."""
+
+SOON: Final = {"ended": 0.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
+"""Until when the last certificate of a device ends, counted together: those that end within 30 days hold the others."""
+
+
+class Metrics:
+    """See the module. `connections` says how many there are, and how many are being turned away."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        fleet: Fleet,
+        audit: Audit,
+        access: Access,
+        keys: Lockout,
+        connections: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._directory = directory
+        self._fleet = fleet
+        self._audit = audit
+        self._access = access
+        self._keys = keys
+        self._connections = connections
+        self.answers: Counter[int] = Counter()
+        """Answers by their status."""
+
+    def add_to(self, app: web.Application) -> None:
+        """Its route, and its look at every answer."""
+        app.router.add_get("/metrics", self._access.guarded("metrics:read", self._answer))
+        app.on_response_prepare.append(self._count)
+
+    async def _count(self, request: web.Request, response: web.StreamResponse) -> None:
+        self.answers[response.status] += 1
+
+    async def _answer(self, request: web.Request, caller: Caller) -> web.Response:
+        Query(request, ())
+        states, ends = await self._devices()
+        text = "".join(self._lines(states, ends))
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def _devices(self) -> tuple[Counter[str], Counter[str]]:
+        """How many devices there are in each state, and how many have certificates that end soon."""
+        states, ends = Counter[str](), Counter[str]()
+        now = time.time()
+        for number, user in enumerate(list(self._directory.users.values())):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+            if not is_device(user):
+                continue
+            states[state(user)] += 1
+            if end := self._fleet.last_end(user):
+                ends.update(name for name, seconds in SOON.items() if end <= now + seconds)
+        return states, ends
+
+    def _lines(self, states: Mapping[str, int], ends: Mapping[str, int]) -> Iterator[str]:
+        opened, turned_away = self._connections()
+        yield from _family("devices", "gauge", "Devices by state.", "state", states)
+        told = {name: ends.get(name, 0) for name in SOON}
+        yield from _family(
+            "device_certificates_ending", "gauge", "Devices whose last certificate ends.", "within", told
+        )
+        answers = {str(status): count for status, count in sorted(self.answers.items())}
+        yield from _family("answers_total", "counter", "Answers by status.", "status", answers)
+        lockouts = {"key": self._keys.refused, "token": self._access.lockout.refused}
+        yield from _family("lockouts_total", "counter", "Had to wait after wrong secrets.", "secret", lockouts)
+        yield from _family(
+            "audit_omitted_total", "counter", "Refusals not recorded: too many.", "", {"": self._audit.omitted}
+        )
+        yield from _family("audit_lost_total", "counter", "Audit entries not written.", "", {"": self._audit.lost})
+        yield from _family("connections", "gauge", "Open connections.", "", {"": opened})
+        yield from _family("turned_away", "gauge", "Being told to come again.", "", {"": turned_away})
+        live = int(self._directory.stale_since is None)
+        yield from _family("store_connected", "gauge", "1 while the store answers.", "", {"": live})
+
+
+def _family(name: str, kind: str, help_: str, label: str, values: Mapping[str, int]) -> Iterator[str]:
+    full = f"treg_{name}"
+    yield f"# HELP {full} {help_}\n# TYPE {full} {kind}\n"
+    for value, number in values.items():
+        yield f'{full}{{{label}="{value}"}} {number}\n' if label else f"{full} {number}\n"
