@@ -14,8 +14,10 @@ import pytest
 from tstack.identity.audit import Audit
 from tstack.identity.key_admin import add_key
 from tstack.identity.keys import RegistrationKey
+from tstack.logs import RateLimited
 from tstack.pki.authority import Authority
 from tstack.pki.files import CertsFolder
+from tstack.registration import errors
 from tstack.registration.app import Options, Registration
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
@@ -83,6 +85,12 @@ class Desk:
 
 
 Start = Callable[..., Awaitable[Desk]]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often an outage is logged is bounded for the whole process, and every test is another start."""
+    monkeypatch.setattr(errors, "outages", RateLimited(errors.log, per_second=0.2, burst=5))
 
 
 @pytest.fixture(scope="session")

@@ -17,16 +17,20 @@ def ago(**time: float) -> str:
     return (datetime.now(UTC) - timedelta(**time)).isoformat()
 
 
+HOLD = 100_000.0
+"""Seconds: more than there are between the reading of this table and the test."""
+
+
 @pytest.mark.parametrize(
     ("user", "hold", "free"),
     [
-        (None, 100.0, 0),
-        (User("a", changed=ago(days=1), revision=5), 100.0, None),
-        (User("a", deleted=True, changed=ago(seconds=50), revision=5), 100.0, None),
-        (User("a", deleted=True, changed=ago(seconds=150), revision=5), 100.0, 5),
+        (None, HOLD, 0),
+        (User("a", changed=ago(days=1), revision=5), HOLD, None),
+        (User("a", deleted=True, changed=ago(seconds=50), revision=5), HOLD, None),
+        (User("a", deleted=True, changed=ago(seconds=HOLD + 50), revision=5), HOLD, 5),
         (User("a", deleted=True, changed=ago(days=9999), revision=5), 0.0, None),
-        (User("a", deleted=True, changed="", revision=5), 100.0, None),
-        (User("a", deleted=True, changed="long ago", revision=5), 100.0, None),
+        (User("a", deleted=True, changed="", revision=5), HOLD, None),
+        (User("a", deleted=True, changed="long ago", revision=5), HOLD, None),
     ],
 )
 def test_a_name_is_held_for_its_time(user: User | None, hold: float, free: int | None) -> None:
