@@ -204,7 +204,11 @@ class Mosquitto(Broker):
         lines = [f"listener {self.port} 127.0.0.1", "user root", "log_dest none", *self.extra]
         if self.access in ("tls", "certificate"):
             folder = certificates().folder
-            lines += [f"cafile {folder / 'ca.crt'}", f"certfile {folder / 'server.crt'}", f"keyfile {folder / 'server.key'}"]
+            lines += [
+                f"cafile {folder / 'ca.crt'}",
+                f"certfile {folder / 'server.crt'}",
+                f"keyfile {folder / 'server.key'}",
+            ]
         if self.access == "certificate":
             lines += ["require_certificate true", "use_identity_as_username true"]
         if self.access == "websocket":
@@ -225,7 +229,9 @@ class Mosquitto(Broker):
             return super().start(keep=keep, patience=patience)
         except Failure:
             if self.access == "websocket":
-                raise Failure("this mosquitto does not start with WebSockets: most likely it is built without them") from None
+                raise Failure(
+                    "this mosquitto does not start with WebSockets: most likely it is built without them"
+                ) from None
             raise
 
     def _acl(self) -> Path:

@@ -46,4 +46,3 @@ def save_results(results: Sequence[Result], file: Path = FILE) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(entries))
     new.replace(file)
-

@@ -27,9 +27,9 @@ from tests.bench import generator
 from tests.bench.generator import Report
 from tests.e2e.stack import KEY, Stack
 from tests.processes import PATIENCE, ROOT
+from tstack.errors import Failure
 from tstack.identity.admin import create_user, set_rights
 from tstack.identity.passwords import DEVICE_COST, hash_password
-from tstack.errors import Failure
 from tstack.identity.users import User, user_key
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
@@ -104,7 +104,13 @@ def rights_effect(folder: Path, store: str, connections: int = 0, changes: int =
                 rss = _memory_kib(stack.broker.process.pid)
     p99 = statistics.quantiles(times, n=100, method="inclusive")[-1]
     effect = {"p50": statistics.median(times), "p99": p99, "max": max(times)}
-    return {"scenario": f"rights-{store}", "connections": connections, "changes": len(times), "effect_ms": effect, "rss_kib": rss}
+    return {
+        "scenario": f"rights-{store}",
+        "connections": connections,
+        "changes": len(times),
+        "effect_ms": effect,
+        "rss_kib": rss,
+    }
 
 
 @contextlib.contextmanager
@@ -119,7 +125,11 @@ def _others(stack: Stack, connections: int, password: str) -> Iterator[None]:
         "topic": f"{OTHERS}%d/x", "connections": connections, "parallel": 64,
     }  # fmt: skip
     holder = subprocess.Popen(
-        generator.command("idle", options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        generator.command("idle", options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with holder:
         assert holder.stdout is not None
@@ -139,9 +149,7 @@ def _memory_kib(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
-def _change_again_and_again(
-    changer: subprocess.Popen[str], port: int, password: str, changes: int
-) -> list[float]:
+def _change_again_and_again(changer: subprocess.Popen[str], port: int, password: str, changes: int) -> list[float]:
     times = []
     end = time.monotonic() + 10
     while True:  # until the user that was just made is known to the broker

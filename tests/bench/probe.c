@@ -10,11 +10,13 @@
 
 #define EVERY_NS 5000000u
 #define AT_ONCE 400        /* after a stall of the generator itself, no more than this is caught up with */
+#define AGAIN_NS 250000000u
 #define PATIENCE_NS 5000000000u
 
 static struct client probe;
 static struct histogram latency;
 static uint64_t next_due, sent, received;
+static uint64_t again; /* when to knock once more, after a refusal */
 static bool sending;
 
 static void on_ready(struct client *c) {
@@ -37,7 +39,13 @@ static void on_gone(struct client *c) {
     sending = false;
 }
 
-static const struct events events = {.packet = on_packet, .ready = on_ready, .gone = on_gone};
+static void on_failed(struct client *c, unsigned code) {
+    (void)c;
+    (void)code;
+    again = now_ns() + AGAIN_NS;
+}
+
+static const struct events events = {.packet = on_packet, .ready = on_ready, .gone = on_gone, .failed = on_failed};
 
 static void send_one(uint64_t due) {
     uint8_t *out = room_for(&probe, 256), *at = out;
@@ -61,8 +69,12 @@ void start_probe(void) {
 bool probe_ready(void) { return probe.state == READY; }
 
 int tick_probe(int wait_ms) {
-    if (!sending) return wait_ms;
     uint64_t now = now_ns();
+    if (again && again <= now) {
+        again = 0;
+        start_client(&probe);
+    }
+    if (!sending) return wait_ms;
     if (now > next_due + AT_ONCE * (uint64_t)EVERY_NS) next_due = now;
     if (next_due <= now) {
         for (; next_due <= now; next_due += EVERY_NS) send_one(next_due);
@@ -75,6 +87,7 @@ int tick_probe(int wait_ms) {
 void stop_probe(void) {
     static const struct events nothing = {0};
     sending = false;
+    again = 0;
     uint64_t end = now_ns() + PATIENCE_NS;
     while (probe.state == READY && received < sent && now_ns() < end) turn(&nothing, 10);
     stop_client(&probe);

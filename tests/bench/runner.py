@@ -98,9 +98,14 @@ def limited_by_generator(report: Report) -> bool:
 
 
 def run_scenario(
-    scenario: Scenario, brokers: Sequence[Broker], rounds: int, quick: bool, say: Callable[[str], None]
-) -> list[Result]:
-    """Measure each of the brokers `rounds` times, those in `ONCE` once. Whatever goes wrong is told in the results."""
+    scenario: Scenario, brokers: Sequence[Broker], rounds: int, quick: bool, say: Callable[[str], None],
+    wait: Callable[[], None] | None = None,
+) -> list[Result]:  # fmt: skip
+    """Measure each of the brokers `rounds` times, those in `ONCE` once. Whatever goes wrong is told in the results.
+
+    `wait` is called before each run; left out, it waits until nobody else uses the machine.
+    """
+    wait = wait or wait_for_quiet
     results = {broker.name: Result(scenario, broker.name) for broker in brokers}
     started: list[Broker] = []
     try:
@@ -122,7 +127,7 @@ def run_scenario(
                         broker.stop()
                         broker.start()
                     broker.settle()
-                    _wait_for_quiet()
+                    wait()
                     result.reports.append(_watched(scenario, broker, quick))
                 except TROUBLE as trouble:
                     result.trouble = _words(trouble)
@@ -134,7 +139,9 @@ def run_scenario(
 
 
 def _words(trouble: BaseException) -> str:
-    kind = "" if isinstance(trouble, (Failure, pytest.fail.Exception, pytest.skip.Exception)) else type(trouble).__name__
+    kind = (
+        "" if isinstance(trouble, (Failure, pytest.fail.Exception, pytest.skip.Exception)) else type(trouble).__name__
+    )
     return " ".join(filter(None, (kind, *str(trouble).split())))[:500]
 
 
@@ -153,7 +160,8 @@ def _watched(scenario: Scenario, broker: Broker, quick: bool) -> Report:
     return report
 
 
-def _wait_for_quiet() -> None:
+def wait_for_quiet() -> None:
+    """Wait until nobody else uses the machine, or patience has run out."""
     global _patience
     while _patience > 0:
         before, begun = _machine_seconds(), time.monotonic()
@@ -229,7 +237,11 @@ def _storm(broker: Broker, options: dict[str, object]) -> Report:
     """The broker ends and starts under its clients; the generator reports when all of them are back."""
     options.pop("pid", None)
     process = subprocess.Popen(
-        generator.command("storm", options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        generator.command("storm", options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
     )
     with process:
         assert process.stdout is not None
@@ -293,7 +305,9 @@ def _line(result: Result) -> str:
         parts.append(f"p99 {report['latency_us']['p99'] / 1000:.2f} ms")
     parts += [f"{words} {report[name]:,.{digits}f}" for name, words, digits in ASIDE if report.get(name)]
     if "others_us" in report:
-        parts.append(f"others' p99 {report['others_us']['p99'] / 1000:.1f} ms, max {report['others_us']['max'] / 1000:.1f} ms")
+        parts.append(
+            f"others' p99 {report['others_us']['p99'] / 1000:.1f} ms, max {report['others_us']['max'] / 1000:.1f} ms"
+        )
     if report["elsewhere_share"] > 0.05:
         parts.append(f"{100 * report['elsewhere_share']:.0f} % of the machine used elsewhere")
     wrong = [f"{name} {report[name]}" for name in ("duplicates", "reordered", "corrupt", "misrouted", "closed")

@@ -152,7 +152,8 @@ SCENARIOS = (
         "start", "start-up with 100 000 persistent sessions and 1 000 000 retained messages",
         {"connections": 100_000, "publishers": 1000, "messages": 1000, "parallel": 48, "window": 50}, kind="startup",
         figure="ready_seconds", unit="s until it serves", lower_is_better=True, seconds=0, rounds=1,
-        brokers=("mosquitto-persistent", "tserve", "tserve-compiled"), quick={"connections": 5000, "publishers": 100, "messages": 500},
+        brokers=("mosquitto-persistent", "tserve", "tserve-compiled"),
+        quick={"connections": 5000, "publishers": 100, "messages": 500},
     ),
     _rights(
         "rights", "a user's rights are changed 50 times; until a live connection feels it, the store's commit included", "p50"
