@@ -183,6 +183,11 @@ class Broker(ABC):
         """What it keeps on disk, settings and users included."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
+    def complaint(self) -> str:
+        """The last warning or error that it printed; "" when there was none."""
+        lines = self._running.output.splitlines() if self._running is not None else []
+        return next((line[-200:] for line in reversed(lines) if " WARNING " in line or " ERROR " in line), "")
+
     def settle(self, patience: float = 20.0) -> None:
         """Wait until it has nothing left to do from the last run."""
         end = time.monotonic() + patience

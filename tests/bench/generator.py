@@ -47,6 +47,11 @@ def build() -> Path:
     return PROGRAM
 
 
+def speaks_tls() -> bool:
+    """Was it built with OpenSSL?"""
+    return b"built without OpenSSL" not in build().read_bytes()
+
+
 def compiled_tree() -> Path:
     """A copy of the tree with the protocol and the routing core compiled by mypyc. Raises `Failure` when it cannot be."""
     copy = ROOT / "build" / "compiled"

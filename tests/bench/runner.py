@@ -130,7 +130,8 @@ def run_scenario(
                     wait()
                     result.reports.append(_watched(scenario, broker, quick))
                 except TROUBLE as trouble:
-                    result.trouble = _words(trouble)
+                    said = broker.complaint()
+                    result.trouble = _words(trouble) + (f"; the broker said: {said}" if said else "")
                 say(_line(result))
     finally:
         for broker in started:
