@@ -30,7 +30,7 @@ class Scenario:
     figure: str = "rate"
     unit: str = "msg/s"
     lower_is_better: bool = False
-    seconds: float = 1.2
+    seconds: float = 1.0
     """How long it is measured (0: its length is given by a count), after `warmup` seconds."""
     warmup: float = 0.3
     brokers: tuple[str, ...] = MAIN
@@ -51,9 +51,9 @@ class Scenario:
 
 def _flood(
     name: str, title: str, shape: Shape = "pairs", brokers: tuple[str, ...] = (*MAIN, "reflector"),
-    access: Access = "password", **options: object,
+    access: Access = "password", rounds: int = 3, **options: object,
 ) -> Scenario:  # fmt: skip
-    return Scenario(name, title, options, shape=shape, brokers=brokers, access=access)
+    return Scenario(name, title, options, shape=shape, brokers=brokers, access=access, rounds=rounds)
 
 
 def _connect(name: str, title: str, access: Access, brokers: tuple[str, ...] = MAIN) -> Scenario:
@@ -66,7 +66,7 @@ def _connect(name: str, title: str, access: Access, brokers: tuple[str, ...] = M
 def _idle(name: str, title: str, access: Access, brokers: tuple[str, ...] = MAIN) -> Scenario:
     return Scenario(
         name, title, {"connections": 5000}, kind="idle", figure="bytes_per_connection", access=access, seconds=0,
-        unit="bytes of RSS per connection", lower_is_better=True, fresh=True, brokers=brokers, rounds=2,
+        unit="bytes of RSS per connection", lower_is_better=True, fresh=True, brokers=brokers, rounds=1,
         quick={"connections": 1000},
     )  # fmt: skip
 
@@ -88,24 +88,24 @@ def _retained(name: str, title: str, qos: int) -> Scenario:
 
 SCENARIOS = (
     _flood("p2p-q0", "1 publisher, 1 subscriber, QoS 0", brokers=ALL, qos=0),
-    _flood("p2p-q0-varied", "the same, payloads of 16 to 256 bytes", qos=0, size_max=256),
-    _flood("p2p-q0-v5", "the same, 16 bytes, MQTT 5", qos=0, version=5),
+    _flood("p2p-q0-varied", "the same, payloads of 16 to 256 bytes", qos=0, size_max=256, rounds=2),
+    _flood("p2p-q0-v5", "the same, 16 bytes, MQTT 5", qos=0, version=5, rounds=2),
     _flood("p2p-q1", "1 publisher, 1 subscriber, QoS 1, 100 in flight", brokers=ALL, qos=1, window=100),
-    _flood("p2p-q1-varied", "the same, payloads of 16 to 256 bytes", qos=1, window=100, size_max=256),
+    _flood("p2p-q1-varied", "the same, payloads of 16 to 256 bytes", qos=1, window=100, size_max=256, rounds=2),
     _flood("p2p-q2", "1 publisher, 1 subscriber, QoS 2, 100 in flight", brokers=ALL, qos=2, window=100),
     _flood("fanout-100", "1 publisher, 100 subscribers, QoS 0", "out", ALL, subscribers=100),
-    _flood("fanout-100-varied", "the same, payloads of 16 to 256 bytes", "out", subscribers=100, size_max=256),
+    _flood("fanout-100-varied", "the same, payloads of 16 to 256 bytes", "out", subscribers=100, size_max=256, rounds=2),
     _flood("fanout-1000", "1 publisher, 1000 subscribers, QoS 0", "out", subscribers=1000, ahead=200_000),
     _flood("fanin-100", "100 publishers, 1 subscriber, QoS 0", "in", ALL, publishers=100),
-    _flood("p2p-100-q0", "100 publishers to 100 subscribers, QoS 0", publishers=100, subscribers=100),
+    _flood("p2p-100-q0", "100 publishers to 100 subscribers, QoS 0", publishers=100, subscribers=100, rounds=2),
     _flood("p2p-100-q1", "100 publishers to 100 subscribers, QoS 1", publishers=100, subscribers=100, qos=1, window=20),
     _flood(
         "shared", "10 publishers, 10 members of one shared subscription, QoS 1", "share", MAIN,
         publishers=10, subscribers=10, qos=1, window=50,
     ),
     _flood("tls-q0", "1 publisher, 1 subscriber, QoS 0, over TLS", brokers=MAIN, access="tls", qos=0),
-    _flood("tls-q1", "the same, QoS 1, 100 in flight", brokers=MAIN, access="tls", qos=1, window=100),
-    _flood("websocket-q0", "1 publisher, 1 subscriber, QoS 0, in WebSockets", brokers=MAIN, access="websocket", qos=0),
+    _flood("tls-q1", "the same, QoS 1, 100 in flight", brokers=MAIN, access="tls", qos=1, window=100, rounds=2),
+    _flood("websocket-q0", "1 publisher, 1 subscriber, QoS 0, WebSocket", brokers=MAIN, access="websocket", qos=0, rounds=2),
     _flood(
         "durable-q1", "10 publishers at QoS 1, a persistent session that is connected; what it has not acknowledged is on disk",
         "in", MAIN, publishers=10, qos=1, window=200, persistent=1,
@@ -152,7 +152,7 @@ SCENARIOS = (
         "start", "start-up with 100 000 persistent sessions and 1 000 000 retained messages",
         {"connections": 100_000, "publishers": 1000, "messages": 1000, "parallel": 48, "window": 50}, kind="startup",
         figure="ready_seconds", unit="s until it serves", lower_is_better=True, seconds=0, rounds=1,
-        brokers=("mosquitto-persistent", "tserve", "tserve-compiled"),
+        brokers=("mosquitto-persistent", "tserve-compiled"),
         quick={"connections": 5000, "publishers": 100, "messages": 500},
     ),
     _rights(
