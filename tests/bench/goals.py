@@ -35,10 +35,10 @@ class Goal:
         if value is None:
             return "not measured"
         if self.least:
-            return "reached" if value >= self.least else f"missed: {number(value / self.least)} of it"
+            return "reached" if value >= self.least else f"missed: {100 * value / self.least:.0f} % of it"
         if value <= self.most:
             return "reached"
-        return f"missed: {number(value / self.most)} times as much" if self.most else "missed"
+        return f"missed: {100 * (value / self.most - 1):.0f} % too much" if self.most else "missed"
 
 
 def _plain(scenario: str, path: str = "") -> Callable[[Measured, str], float | None]:
@@ -97,7 +97,7 @@ def table(results: Sequence[Result]) -> str:
     lines = ["| goal | to reach | compiled | plain Python | |", "|---|--:|--:|--:|---|"]
     for goal in GOALS:
         judged, beside = (goal.value(measured, broker) for broker in goal.brokers)
-        bound = f"at least {number(goal.least)}" if goal.least else f"at most {number(goal.most)}"
+        bound = f"at least {goal.least:,g}" if goal.least else f"at most {goal.most:,g}"
         shown = ["-" if value is None else number(value) for value in (judged, beside)]
         verdict = goal.verdict(judged if judged is not None else beside)
         lines.append(f"| {goal.words} | {bound} {goal.unit} | {' | '.join(shown)} | {verdict} |")
