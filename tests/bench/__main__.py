@@ -60,7 +60,8 @@ def _keep(args: argparse.Namespace, results: Sequence[Result]) -> None:
         everything = load_results(results)
         save_results(everything)
     if args.write and results:
-        words = " ".join(["python -m tests.bench", *args.scenario, *(["--quick"] if args.quick else []), "--write"])
+        flags = ["--quick"] if args.quick else [f"--rounds {args.rounds}"] if args.rounds != ROUNDS else []
+        words = " ".join(["python -m tests.bench", *args.scenario, *flags, "--write"])
         report.write(everything, _versions(everything), words)
 
 
