@@ -12,23 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import report
-from tests.bench.brokers import (
-    Amqtt,
-    Broker,
-    EtcdSystem,
-    Foreign,
-    Mosquitto,
-    MosquittoNoDelay,
-    Reflector,
-    System,
-    Tserve,
-    TserveCompiled,
-)  # fmt: skip
-from tests.bench.runner import Result, run_scenario
+from tests.bench.brokers import Broker
+from tests.bench.kept import load_results, save_results
+from tests.bench.peers import KINDS, Foreign
+from tests.bench.runner import TROUBLE, Result, run_scenario
 from tests.bench.scenarios import SCENARIOS, Scenario
-from tstack.errors import Failure
 
 ROUNDS = 3
+
+LOOK = frozenset({"mosquitto", "mosquitto-persistent", "tserve", "tserve-system", "tserve-etcd"})
+"""Who takes part in a quick run, and in `p2p-q0` everybody."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,32 +31,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [scenario.name for scenario in SCENARIOS]
     if unknown := set(args.scenario) - set(names):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if unknown := set(filter(None, args.brokers.split(","))) - set(KINDS):
+        parser.error(f"no such broker: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     chosen = [scenario for scenario in SCENARIOS if not args.scenario or scenario.name in args.scenario]
     results: list[Result] = []
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             for scenario in chosen:
                 brokers = _brokers(args, scenario, Path(folder))
-                rounds = 1 if args.quick else args.rounds
-                results += run_scenario(scenario, brokers, rounds, 0.5 if args.quick else 1.0, _say)
-    except Failure as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        return 1
-    if args.write:
-        words = " ".join(["python -m tests.bench", *args.scenario, *(["--quick"] if args.quick else []), "--write"])
-        report.write(results, _versions(Path()), words)
+                results += run_scenario(scenario, brokers, 1 if args.quick else args.rounds, args.quick, _say)
+    except KeyboardInterrupt:
+        print("bench: interrupted; what was measured is kept", file=sys.stderr)
+    finally:
+        _keep(args, results)
+    for result in results:
+        if result.trouble:
+            print(f"bench: no figure, or not every one: {result.scenario.name} {result.broker}: {result.trouble}")
+    return 1 if any(result.trouble for result in results) else 0
+
+
+def _keep(args: argparse.Namespace, results: Sequence[Result]) -> None:
+    """Nothing that was measured is lost, whatever ended the run."""
     if args.json:
         _write_json(args.json, results)
-    return 1 if any(result.trouble for result in results) else 0
+    if not results or args.quick or args.against or args.brokers:
+        everything = list(results)
+    else:
+        everything = load_results(results)
+        save_results(everything)
+    if args.write and results:
+        flags = ["--quick"] if args.quick else [f"--rounds {args.rounds}"] if args.rounds != ROUNDS else []
+        words = " ".join(["python -m tests.bench", *args.scenario, *flags, "--write"])
+        report.write(everything, _versions(everything), words)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("scenario", nargs="*", help="what to run; none: everything")
-    parser.add_argument("--quick", action="store_true", help="one short round, and fewer peers: a look, no result")
+    parser.add_argument("--quick", action="store_true", help="one short round, small, fewer peers: a look, no result")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each broker is measured (default 3)")
     parser.add_argument("--brokers", default="", help="only these, as in tserve,mosquitto")
-    parser.add_argument("--write", action="store_true", help=f"write tables and plot into {report.PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write tables and plots into {report.PAGE.name}")
     parser.add_argument("--json", type=Path, help="write every report of every round into this file")
     foreign = parser.add_argument_group("a broker that runs already")
     foreign.add_argument("--against", metavar="HOST:PORT", help="measure that one instead")
@@ -76,30 +84,21 @@ def _parser() -> argparse.ArgumentParser:
 def _brokers(args: argparse.Namespace, scenario: Scenario, folder: Path) -> list[Broker]:
     if args.against:
         return [Foreign(args.against, args.user, args.password, args.pid)]
-    everyone = scenario.name == "connect-open"
-    place = folder / scenario.name
-    mosquitto = MosquittoNoDelay if scenario.name == "latency-1000" else Mosquitto
-    kinds: list[type[Broker]] = [mosquitto, Tserve]
-    if scenario.kind == "pubsub" and not args.quick:
-        kinds.append(TserveCompiled)
-    if scenario.kind in ("rights", "register"):
-        kinds = [System, EtcdSystem]
-    if scenario.name == "latency-1000":
-        kinds.insert(0, Mosquitto)
-    if (scenario.kind == "pubsub" or everyone) and (not args.quick or scenario.name == "p2p-q0"):
-        kinds.append(Reflector)
-    if scenario.amqtt and not args.quick:
-        kinds.append(Amqtt)
     wanted = set(filter(None, args.brokers.split(",")))
-    return [kind(place / kind.name, open_to_all=everyone) for kind in kinds if not wanted or kind.name in wanted]
+    names = list(scenario.brokers)
+    if wanted:
+        names = [name for name in names if name in wanted]
+    elif args.quick and scenario.name != "p2p-q0":
+        names = [name for name in names if name in LOOK or "tserve" not in scenario.brokers]
+    return [KINDS[name](folder / scenario.name / name, scenario.access, scenario.users) for name in names]
 
 
-def _versions(folder: Path) -> list[str]:
-    kinds: tuple[type[Broker], ...] = (Tserve, Mosquitto, Amqtt)
+def _versions(results: Sequence[Result]) -> list[str]:
     versions = []
-    for kind in kinds:
-        with contextlib.suppress(Failure):
-            versions.append(kind(folder).version())
+    for name in ("tserve", "tserve-compiled", "mosquitto", "aedes", "amqtt"):
+        if any(result.broker == name and result.reports for result in results):
+            with contextlib.suppress(*TROUBLE):
+                versions.append(KINDS[name](Path()).version())
     return versions
 
 

@@ -7,7 +7,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "link.h"
 #include "load.h"
+#include "probe.h"
 #include "wire.h"
 
 #define HANDSHAKE_NS 60000000000u /* how long connect_all waits for one more client to become ready */
@@ -27,14 +29,16 @@ uint8_t *room_for(struct client *c, size_t bytes) {
 }
 
 static void lose(struct client *c) {
+    close_link(c->link);
+    c->link = NULL;
     close(c->fd);
     c->state = CLOSED;
     c->rest_len = c->out_off = c->out_len = 0;
 }
 
 void flush_client(struct client *c) {
-    while (c->out_off < c->out_len && !c->blocked) {
-        ssize_t n = send(c->fd, c->out + c->out_off, c->out_len - c->out_off, MSG_NOSIGNAL);
+    while ((c->out_off < c->out_len || link_waits(c->link)) && !c->blocked) {
+        ssize_t n = link_send(c->link, c->fd, c->out + c->out_off, c->out_len - c->out_off);
         if (n >= 0) {
             c->out_off += (size_t)n;
         } else if (errno == EAGAIN) {
@@ -63,12 +67,15 @@ void stop_client(struct client *c) {
     lose(c);
 }
 
+/* The handshake of `c` did not come to its end. */
+static void fail(struct client *c, const struct events *events, unsigned code, const char *why) {
+    if (!events->failed) give_up("client %ld: %s (0x%02x)", c->index, why, code);
+    lose(c);
+    events->failed(c, code);
+}
+
 static void send_connect(struct client *c) {
-    char client_id[96], user[96], kind = "psh"[c->role];
-    int error = 0;
-    socklen_t size = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error) give_up("connect to %s:%ld: %s", opt.host, opt.port, strerror(error));
+    char client_id[96], user[96], kind = "pshb"[c->role];
     snprintf(client_id, sizeof client_id, "%s-%d-%c%ld", opt.tag, (int)getpid(), kind, c->index);
     long number = opt.users ? c->index % opt.users : c->index;
     fill_template(user, sizeof user, c->role == SUBSCRIBER ? opt.sub_user : opt.user, number);
@@ -80,9 +87,30 @@ static void send_connect(struct client *c) {
     flush_client(c);
 }
 
-static void take_connack(struct client *c, const uint8_t *in, size_t header, size_t total) {
+/* TCP is connected, or more of the handshake above it has come. */
+static void step(struct client *c, const struct events *events) {
+    if (c->state == CONNECTING) {
+        int error = 0;
+        socklen_t size = sizeof error;
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        if (error) {
+            fail(c, events, 0, strerror(error));
+            return;
+        }
+        c->link = open_link(c->fd, opt.users ? c->index % opt.users : c->index);
+        c->state = SHAKING;
+    }
+    int done = shake_hands(c->link, c->fd);
+    if (done == 1) send_connect(c);
+    else if (done < 0) fail(c, events, 0, "the handshake of TLS or WebSocket failed");
+}
+
+static void take_connack(struct client *c, const struct events *events, const uint8_t *in, size_t header, size_t total) {
     if (in[0] >> 4 != CONNACK || total < header + 2) give_up("packet type %d came instead of CONNACK", in[0] >> 4);
-    if (in[header + 1]) give_up("client %ld: CONNACK says 0x%02x", c->index, in[header + 1]);
+    if (in[header + 1]) {
+        fail(c, events, in[header + 1], "CONNACK refuses it");
+        return;
+    }
     c->receive_maximum = opt.version == 5 ? receive_maximum(in + header + 2, total - header - 2) : 65535;
     bool present = in[header] & 1;
     if ((c->role == PUBLISHER || (c->role == HOLDER && !opt.subscribe)) || present) {
@@ -109,7 +137,7 @@ static size_t take(struct client *c, const struct events *events, const uint8_t 
         if (c->state == READY) {
             if (events->packet) events->packet(c, packet, header, total);
         } else {
-            if (c->state == WAIT_CONNACK) take_connack(c, packet, header, total);
+            if (c->state == WAIT_CONNACK) take_connack(c, events, packet, header, total);
             else take_suback(c, packet, total);
             if (c->state == READY && events->ready) events->ready(c);
         }
@@ -133,10 +161,13 @@ static void read_client(struct client *c, const struct events *events) {
         size_t kept = c->rest_len;
         if (kept > sizeof big - BIG) give_up("a packet of more than 128 KiB came to client %ld", c->index);
         if (kept) memcpy(big, c->rest, kept);
-        ssize_t n = recv(c->fd, big + kept, BIG, 0);
+        ssize_t n = link_recv(c->link, c->fd, big + kept, BIG);
         if (n < 0 && errno == EAGAIN) return;
         if (n <= 0) {
-            if (c->state != READY) give_up("client %ld: the broker closed the connection in the handshake", c->index);
+            if (c->state != READY) {
+                fail(c, events, 0, "the broker closed the connection in the handshake");
+                return;
+            }
             lose(c);
             if (events->gone) events->gone(c);
             return;
@@ -145,24 +176,24 @@ static void read_client(struct client *c, const struct events *events) {
         size_t used = take(c, events, big, kept + (size_t)n);
         if (c->state == CLOSED || c->state == CONNECTING) return;
         keep_rest(c, big + used, kept + (size_t)n - used);
-        if (n < (ssize_t)BIG) break;
+        if (n < (ssize_t)BIG && !c->link) break; /* through TLS the end of what is there is not seen otherwise */
     }
     flush_client(c);
 }
 
 void turn(const struct events *events, int wait_ms) {
     struct epoll_event ready[256];
-    int n = epoll_wait(epoll, ready, 256, wait_ms);
+    int n = epoll_wait(epoll, ready, 256, tick_probe(wait_ms));
     for (int i = 0; i < n; i++) {
         struct client *c = ready[i].data.ptr;
+        const struct events *to = c->own ? c->own : events;
         if (ready[i].events & EPOLLOUT) {
             c->blocked = false;
-            if (c->state == CONNECTING) send_connect(c);
-            else if (c->state != CLOSED) flush_client(c);
-            if (c->state == READY && events->writable) events->writable(c);
+            if (c->state > SHAKING) flush_client(c);
+            if (c->state == READY && to->writable) to->writable(c);
         }
-        if (ready[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) && c->state != CLOSED)
-            read_client(c, events);
+        if (c->state == CONNECTING || c->state == SHAKING) step(c, to);
+        if (ready[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) && c->state > SHAKING) read_client(c, to);
     }
 }
 

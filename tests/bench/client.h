@@ -6,11 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum role { PUBLISHER, SUBSCRIBER, HOLDER };
-enum state { CLOSED, CONNECTING, WAIT_CONNACK, WAIT_SUBACK, READY };
+enum role { PUBLISHER, SUBSCRIBER, HOLDER, PROBE };
+enum state { CLOSED, CONNECTING, SHAKING, WAIT_CONNACK, WAIT_SUBACK, READY };
+
+struct events;
+struct link;
 
 struct client {
     int fd;
+    struct link *link; /* NULL: plain TCP */
+    const struct events *own; /* events that go here instead of to the scenario */
     enum role role;
     enum state state;
     bool clean;   /* clean session / clean start */
@@ -31,12 +36,14 @@ struct client {
     size_t head_len;
 };
 
-/* What a scenario does with a packet after the handshake, and when a client is ready, writable or gone. */
+/* What a scenario does with a packet after the handshake, and when a client is ready, writable or gone. `failed`: a handshake
+   that did not come to its end, with the CONNACK's code or 0; without it the program gives up. */
 struct events {
     void (*packet)(struct client *c, const uint8_t *in, size_t header, size_t total);
     void (*ready)(struct client *c);
     void (*writable)(struct client *c);
     void (*gone)(struct client *c);
+    void (*failed)(struct client *c, unsigned code);
 };
 
 extern uint64_t heard; /* when the bytes that are being looked at were read, ns */

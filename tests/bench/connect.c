@@ -72,7 +72,7 @@ int run_idle(void) {
     if (!clients) give_up("out of memory");
     for (long i = 0; i < opt.connections; i++) {
         clients[i] = (struct client){.role = HOLDER, .clean = true, .index = i};
-        fill_template(clients[i].topic, sizeof clients[i].topic, opt.filter, i);
+        fill_template(clients[i].topic, sizeof clients[i].topic, opt.filter, opt.users ? i % opt.users : i);
     }
     long before = opt.pid ? memory_kib(opt.pid, "VmRSS") : 0;
     uint64_t started = now_ns();

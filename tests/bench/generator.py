@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ FLAGS = ("-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wshadow", "
 PATIENCE = 180.0
 """Seconds that one run of the generator may take: it gives up by itself long before."""
 
+SPARE_FILES = 500
+"""Open files beside the connections: the store, the journal, listeners, sockets that are being closed."""
+
 Report = dict[str, Any]
 """What the generator prints about one run."""
 
@@ -35,9 +39,17 @@ def build() -> Path:
         raise Failure("there is no C compiler to build the load generator with", "install gcc")
     PROGRAM.parent.mkdir(exist_ok=True)
     new = PROGRAM.with_suffix(f".{os.getpid()}")
-    subprocess.run([compiler, *FLAGS, "-o", str(new), *map(str, sources)], check=True)
+    words = [compiler, *FLAGS, "-o", str(new), *map(str, sources)]
+    tls = subprocess.run([*words, "-DHAVE_OPENSSL", "-lssl", "-lcrypto"], capture_output=True, check=False)
+    if tls.returncode != 0:  # without the headers of OpenSSL: whoever wants TLS of it is told so
+        subprocess.run(words, check=True)
     new.replace(PROGRAM)
     return PROGRAM
+
+
+def speaks_tls() -> bool:
+    """Was it built with OpenSSL?"""
+    return b"built without OpenSSL" not in build().read_bytes()
 
 
 def compiled_tree() -> Path:
@@ -63,6 +75,22 @@ def compiled_tree() -> Path:
     return copy
 
 
+def enough_files(connections: int) -> None:
+    """Let this process, and what it starts, open that many connections. Raises `Failure` where the system forbids it."""
+    wanted = connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))  # root may
+        except (ValueError, OSError):
+            raise Failure(
+                f"{connections} connections need {wanted} open files, and this system allows {hard}",
+                f"raise the hard limit: `ulimit -Hn {wanted}` as root, or LimitNOFILE= of the service that runs this",
+            ) from None
+    elif soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else hard, hard))
+
+
 def cpus() -> tuple[int | None, int | None]:
     """One core for the broker and another for everything else; None, None where there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -75,7 +103,7 @@ def pinned(cpu: int | None) -> list[str]:
 
 
 def command(kind: str, options: Mapping[str, object]) -> list[str]:
-    """The command line of one run: `kind` is pubsub, offline, connect, idle or reflect."""
+    """The command line of one run: `kind` is what main.c lists."""
     return [*pinned(cpus()[1]), str(build()), kind, *(f"{name}={value}" for name, value in options.items())]
 
 

@@ -8,33 +8,41 @@ change is asked for (so the store's own commit is in it) to the first PUBACK tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import secrets
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import aiohttp
 
+from tests.bench import generator
 from tests.bench.generator import Report
 from tests.e2e.stack import KEY, Stack
 from tests.processes import PATIENCE, ROOT
+from tstack.errors import Failure
 from tstack.identity.admin import create_user, set_rights
 from tstack.identity.passwords import DEVICE_COST, hash_password
-from tstack.identity.users import User
+from tstack.identity.users import User, user_key
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
-from tstack.store.interface import Store
+from tstack.store.interface import Put, Store
 
 CHANGES = 50
 AT_ONCE = 16
 """Registrations under way at once."""
 
 USER = "mover"
+OTHERS, OTHER_USERS = "other", 1000
+"""How the users of the connections beside are called, and how many there are."""
+
 OWN, OTHER = f"{USER}/#", "elsewhere/#"
 
 
@@ -77,8 +85,11 @@ class Publisher:
         self._socket.close()
 
 
-def rights_effect(folder: Path, store: str) -> Report:
-    """Rights given and taken away `CHANGES` times; milliseconds until each change took effect on a live connection."""
+def rights_effect(folder: Path, store: str, connections: int = 0, changes: int = CHANGES) -> Report:
+    """Rights given and taken away `changes` times; milliseconds until each change took effect on a live connection.
+
+    Meanwhile `connections` of other users are open, each with a subscription.
+    """
     password = secrets.token_hex(16)
     with Stack(folder, store) as stack:
         where = stack.etcd.endpoint if stack.etcd is not None else str(stack.data / "store.db")
@@ -88,13 +99,57 @@ def rights_effect(folder: Path, store: str) -> Report:
         )  # fmt: skip
         with changer:
             _ask(changer, password)
-            times = _change_again_and_again(changer, stack.port, password)
+            with _others(stack, connections, password):
+                times = _change_again_and_again(changer, stack.port, password, changes)
+                rss = _memory_kib(stack.broker.process.pid)
     p99 = statistics.quantiles(times, n=100, method="inclusive")[-1]
     effect = {"p50": statistics.median(times), "p99": p99, "max": max(times)}
-    return {"scenario": f"rights-{store}", "changes": len(times), "effect_ms": effect}
+    return {
+        "scenario": f"rights-{store}",
+        "connections": connections,
+        "changes": len(times),
+        "effect_ms": effect,
+        "rss_kib": rss,
+    }
 
 
-def _change_again_and_again(changer: subprocess.Popen[str], port: int, password: str) -> list[float]:
+@contextlib.contextmanager
+def _others(stack: Stack, connections: int, password: str) -> Iterator[None]:
+    """Idle connections of other users, held by the load generator until the block is left."""
+    if not connections:
+        yield
+        return
+    # the store's users are made by the changing process; here only those that are known to the broker are used
+    options = {
+        "port": stack.port, "user": f"{OTHERS}%d", "users": OTHER_USERS, "password": password, "subscribe": 1,
+        "topic": f"{OTHERS}%d/x", "connections": connections, "parallel": 64,
+    }  # fmt: skip
+    holder = subprocess.Popen(
+        generator.command("idle", options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        try:
+            if not holder.stdout.readline():  # comes, or ends: the generator gives up by itself
+                raise Failure(f"the load generator gave up: {holder.stderr.read().strip()}")
+            yield
+            if holder.poll() is not None:
+                raise Failure(f"the load generator gave up: {holder.stderr.read().strip()}")
+        finally:
+            holder.terminate()
+
+
+def _memory_kib(pid: int) -> int:
+    found = re.search(r"^VmRSS:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _change_again_and_again(changer: subprocess.Popen[str], port: int, password: str, changes: int) -> list[float]:
     times = []
     end = time.monotonic() + 10
     while True:  # until the user that was just made is known to the broker
@@ -105,7 +160,7 @@ def _change_again_and_again(changer: subprocess.Popen[str], port: int, password:
             if time.monotonic() > end:
                 raise
     with publisher:
-        for number in range(CHANGES):
+        for number in range(changes):
             wanted = number % 2 == 0
             end = time.monotonic() + PATIENCE
             assert publisher.allowed() is not wanted
@@ -136,12 +191,17 @@ def _answer(changer: subprocess.Popen[str]) -> float:
 
 
 async def _change_rights(store: Store) -> None:
-    """The changing process: makes the user with the password on the first line, then sets the rights on each further one."""
+    """The changing process: makes the users with the password on the first line, then sets the rights on each further one."""
     async with store:
         for number, line in enumerate(iter(sys.stdin.readline, "")):
             begun = time.monotonic()
             if number == 0:
-                await create_user(store, User(USER, hash_password(line.strip(), DEVICE_COST), (OWN,)))
+                hash_ = hash_password(line.strip(), DEVICE_COST)
+                for first in range(0, OTHER_USERS, 100):
+                    names = [f"{OTHERS}{place}" for place in range(first, first + 100)]
+                    users = [User(name, hash_, (f"{name}/#",)) for name in names]
+                    await store.commit(*(Put(user_key(user.name), user.to_json()) for user in users))
+                await create_user(store, User(USER, hash_, (OWN,)))
             else:
                 await set_rights(store, USER, line.split())
             print(begun, flush=True)

@@ -1,9 +1,13 @@
-/* load: an MQTT load generator over plain TCP. `load SCENARIO name=value ...` prints one JSON object.
+/* load: an MQTT load generator over TCP, TLS or WebSocket. `load SCENARIO name=value ...` prints one JSON object.
 
    pubsub   publishers to subscribers, by count, by time or at a rate, every delivery checked
    offline  fill the queue of an absent persistent session, then drain it
    connect  connect, wait for CONNACK, close, as often as possible
    idle     hold connections open until standard input closes
+   storm    hold connections open through a restart of the broker, and come back all at once
+   sessions       leave persistent sessions behind, with one subscription each
+   subscriptions  very many subscriptions on some connections, then messages that match one of them each
+   retained       very many retained messages, then a subscription that all of them match
    reflect  a trivial server that forwards bytes, so that the generator's own ceiling can be measured
 */
 #include "load.h"
@@ -27,6 +31,7 @@ struct options opt = {
     .filter = NULL, .layout = "p2p", .tag = "load", .port = 1883, .version = 4, .publishers = 1, .subscribers = 1,
     .qos = 0, .size = 16, .size_max = 0, .messages = 0, .window = 100, .burst = 0, .rate = 0, .parallel = 32, .ahead = 100000,
     .pid = 0,
+    .ca = "", .cert = "", .key = "", .store = 1,
     .connections = 1000, .keepalive = 300, .subscribe = 0, .users = 0, .seconds = 0, .warmup = 0, .idle = 2, .drain = 20,
 };
 
@@ -60,6 +65,13 @@ static const struct { const char *name; const char **text; long *number; double 
     {"connections", 0, &opt.connections, 0}, /* idle: how many; connect: how many at most, 0: until the time is over */
     {"keepalive", 0, &opt.keepalive, 0},
     {"subscribe", 0, &opt.subscribe, 0},     /* idle: 1 subscribes each connection to its topic */
+    {"persistent", 0, &opt.persistent, 0},   /* pubsub: 1 gives subscribers sessions that outlive their connection */
+    {"store", 0, &opt.store, 0},             /* retained: 0 only fetches what an earlier run has stored */
+    {"tls", 0, &opt.tls, 0},                 /* 1: TLS, with a whole handshake for each connection */
+    {"websocket", 0, &opt.websocket, 0},     /* 1: MQTT in WebSocket frames, path /mqtt */
+    {"ca", &opt.ca, 0, 0},                   /* tls: what the broker's certificate is checked with */
+    {"cert", &opt.cert, 0, 0},               /* tls: client certificate; %d becomes the user's number */
+    {"key", &opt.key, 0, 0},
     {"seconds", 0, 0, &opt.seconds},         /* how long to publish (after the warm-up) */
     {"warmup", 0, 0, &opt.warmup},           /* seconds of publishing that are not counted in rate and latency */
     {"idle", 0, 0, &opt.idle},               /* seconds without a delivery after which the rest counts as lost */
@@ -124,6 +136,18 @@ long memory_kib(long pid, const char *field) {
     return value;
 }
 
+void print_cost(double broker_cpu, double self_cpu, double seconds, uint64_t messages) {
+    if (opt.pid) {
+        printf(
+            "\"broker_cpu_s\": %.4f, \"broker_cpu_share\": %.3f, \"cpu_us_per_message\": %.4f, \"rss_kib\": %ld, "
+            "\"peak_rss_kib\": %ld, ",
+            broker_cpu, broker_cpu / seconds, messages ? broker_cpu * 1e6 / (double)messages : 0.0,
+            memory_kib(opt.pid, "VmRSS"), memory_kib(opt.pid, "VmHWM")
+        );
+    }
+    printf("\"self_cpu_share\": %.3f}\n", self_cpu / seconds);
+}
+
 void fill_template(char *out, size_t room, const char *pattern, long index) {
     const char *mark = strstr(pattern, "%d");
     int n = mark ? snprintf(out, room, "%.*s%ld%s", (int)(mark - pattern), pattern, index, mark + 2)
@@ -170,7 +194,8 @@ static void set_option(const char *word) {
 int main(int argc, char **argv) {
     static const struct { const char *name; int (*run)(void); } scenarios[] = {
         {"pubsub", run_pubsub}, {"offline", run_offline}, {"connect", run_connect}, {"idle", run_idle},
-        {"reflect", run_reflect},
+        {"reflect", run_reflect}, {"storm", run_storm}, {"sessions", run_sessions}, {"subscriptions", run_subscriptions},
+        {"retained", run_retained},
     };
     for (int i = 2; i < argc; i++) set_option(argv[i]);
     if (!opt.sub_user) opt.sub_user = opt.user;
@@ -190,5 +215,5 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; argc > 1 && i < sizeof scenarios / sizeof *scenarios; i++)
         if (!strcmp(argv[1], scenarios[i].name)) return scenarios[i].run();
-    give_up("usage: load pubsub|offline|connect|idle|reflect name=value ...");
+    give_up("usage: load SCENARIO name=value ...; the scenarios are listed in main.c");
 }

@@ -332,25 +332,13 @@ static void print_counts(void) {
     );
 }
 
-static void print_cost(double broker_cpu, double self_cpu, double seconds, uint64_t messages) {
-    if (opt.pid) {
-        printf(
-            "\"broker_cpu_s\": %.4f, \"broker_cpu_share\": %.3f, \"cpu_us_per_message\": %.4f, \"rss_kib\": %ld, "
-            "\"peak_rss_kib\": %ld, ",
-            broker_cpu, broker_cpu / seconds, messages ? broker_cpu * 1e6 / (double)messages : 0.0,
-            memory_kib(opt.pid, "VmRSS"), memory_kib(opt.pid, "VmHWM")
-        );
-    }
-    printf("\"self_cpu_share\": %.3f}\n", self_cpu / seconds);
-}
-
 /* The rate is counted from the end of the warm-up to the last delivery, also of what was still under way when publishing
    stopped: a broker that takes everything first and delivers later is not faster, nor slower. The CPU time is that of the
    whole run over all deliveries. */
 int run_pubsub(void) {
     if (!opt.messages && opt.seconds <= 0) give_up("pubsub needs messages=N or seconds=T");
     if (opt.rate < 0 || (opt.rate && !opt.messages && opt.seconds <= 0)) give_up("rate=%ld is negative", opt.rate);
-    set_up(true);
+    set_up(!opt.persistent);
     connect_all(subscribers, opt.subscribers);
     connect_all(publishers, opt.publishers);
     double broker_cpu = opt.pid ? cpu_seconds(opt.pid) : 0, self_cpu = cpu_seconds(0);

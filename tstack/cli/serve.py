@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tstack import service
+from tstack.broker import collector
 from tstack.broker.server import Broker, Options
 from tstack.cli import checks
 from tstack.cli import settings as declared
@@ -57,7 +58,8 @@ async def _serve(life: service.Life, values: Values, options: Options, reload: R
     store = open_store(values)
     broker = Broker(store, options, on_failure=life.stop)
     async with opened(store, values[declared.STORE_WAIT], life.stopping):
-        await broker.start()
+        with collector.held_back():
+            await broker.start()
         life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         life.on_reload(broker.reload)
         service.notify(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tstack import service
+from tstack.broker import collector
 from tstack.broker.server import Broker
 from tstack.cli import doctor, pki, top
 from tstack.cli import settings as declared
@@ -68,7 +69,8 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         authority = CertsFolder(values[declared.CERTS_DIR]).ensure_authority()
         broker = Broker(store, broker_options(values), on_failure=life.stop)
         await parts.enter_async_context(opened(store, values[declared.STORE_WAIT], life.stopping))
-        await broker.start()
+        with collector.held_back():
+            await broker.start()
         parts.push_async_callback(broker.stop)
         life.on_reload(broker.reload)
         key, fresh = _registration_key(values)
