@@ -284,13 +284,15 @@ async def test_sec_60_70_a_record_that_cannot_be_read_takes_nobody_else_along(va
         await Peer.login(broker.port(), "ann", "a")
 
 
-async def test_sec_70_what_the_broker_needs_of_etcd_and_no_more(tmp_path: Path) -> None:
-    """With the rights that docs/operations.md names the broker does its work; who steals its account makes no user."""
+@pytest.mark.parametrize("audit", [("/audit/",), ()])
+async def test_sec_70_what_the_broker_needs_of_etcd_and_no_more(tmp_path: Path, audit: tuple[str, ...]) -> None:
+    """With the rights that docs/security.md names, and without the audit log's too; who steals its account makes no user."""
     with Etcd(tmp_path, tls=True) as etcd:
         etcd.enable_auth("root-secret")
         root = "root:root-secret"
         etcd.ctl("role", "add", "tserve", user=root)
-        for kind, prefix in (("read", "/user/"), ("read", "/revoked/"), ("readwrite", "/ban/")):
+        reads = [("read", prefix) for prefix in ("/user/", "/revoked/", *audit)]
+        for kind, prefix in (*reads, ("readwrite", "/ban/")):
             etcd.ctl("role", "grant-permission", "tserve", "--prefix=true", kind, prefix, user=root)
         etcd.ctl("user", "add", "tserve:its-secret", user=root)
         etcd.ctl("user", "grant-role", "tserve", "tserve", user=root)

@@ -34,13 +34,19 @@ class AuditTopics:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, timeout: float) -> None:
-        """Follow the log from now on. Raises `StoreUnavailable` when the store does not answer in `timeout` seconds."""
+        """Follow the log from now on; a broker that may not read it does without. Raises `StoreUnavailable` when the store does
+        not answer in `timeout` seconds."""
+        revision: int | None = None
         try:
             async with asyncio.timeout(timeout):
-                page = await self._store.range(AUDIT_PREFIX, limit=1)
+                revision = (await self._store.range(AUDIT_PREFIX, limit=1)).revision
         except TimeoutError:
             raise StoreUnavailable(f"the store has not answered within {timeout:g} s") from None
-        self._task = asyncio.create_task(self._follow(page.revision), name="audit topics")
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            pass  # told by `_follow`, which goes on trying
+        self._task = asyncio.create_task(self._follow(revision), name="audit topics")
 
     async def stop(self) -> None:
         """Follow it no more. May be called twice."""
@@ -49,7 +55,7 @@ class AuditTopics:
             task.cancel()
             await asyncio.wait((task,))
 
-    async def _follow(self, revision: int) -> None:
+    async def _follow(self, revision: int | None) -> None:
         while True:
             async with contextlib.aclosing(self._store.watch(AUDIT_PREFIX, revision)) as watch:
                 try:
