@@ -236,7 +236,7 @@ class Outbox:
                 found = await self._do(partial(_queued, track, numbers))
             except BaseException:
                 for number in numbers:
-                    self._later(track, number, 0.0)
+                    self._later(track, number, time.monotonic())
                 raise
             if gone := set(numbers) - {one.number for one in found}:
                 self._settle(track, sorted(gone))

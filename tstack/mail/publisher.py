@@ -8,6 +8,7 @@ else. Between tries the mailbox waits, so that its events keep their order; afte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,9 @@ IN_TRIAL = 50
 
 TRIAL_WAIT = 5.0
 """Seconds until then."""
+
+FINISH_TIMEOUT = 5.0
+"""Seconds that `finish` waits for PUBACKs."""
 
 MAX_PACKET = (1 << 20) - 512
 """Bytes of topic and payload that a broker takes by default, less what goes around them."""
@@ -74,7 +78,10 @@ class Publisher:
         self._max_packet = max_packet
         self._wait = wait
         self._flying = self._flying_size = self._in_trial = 0
+        self._out: set[int] = set()
+        """Taken, and not given back yet."""
         self._landed = asyncio.Event()
+        self._feeder: asyncio.Task[None] | None = None
         self._alone = asyncio.Lock()
         self._confirmed: list[int] = []
         self._news = asyncio.Event()
@@ -85,20 +92,43 @@ class Publisher:
         """Events that became dead letters."""
 
     async def run(self) -> None:
-        """Publish until cancelled. What is in flight then is published again the next time.
+        """Publish until cancelled. What is in flight then is published again; `finish` first, and nothing is.
 
         Raises the `TurnedAway` that a client has ended with, or the outbox' `Failure`, in a group.
         """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._settle())
-            while True:
-                while self._flying >= IN_FLIGHT or self._flying_size >= IN_FLIGHT_SIZE:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._settle())
+                self._feeder = group.create_task(self._feed(group))
+        finally:
+            for number in self._out:
+                self._outbox.postpone(number, 0.0)
+            self._out.clear()
+
+    async def finish(self) -> None:
+        """Take nothing more, and wait some seconds for what is in flight to be confirmed, and for the outbox to know it."""
+        if self._feeder is not None:
+            self._feeder.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_TIMEOUT):
+                while self._out:
                     self._landed.clear()
                     await self._landed.wait()
-                for queued in await self._outbox.take(min(TAKE, IN_FLIGHT - self._flying)):
-                    if queued.attempts:
-                        group.create_task(self._try(queued))
-                        continue
+
+    async def _feed(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            while self._flying >= IN_FLIGHT or self._flying_size >= IN_FLIGHT_SIZE:
+                self._landed.clear()
+                await self._landed.wait()
+            for queued in await self._outbox.take(min(TAKE, IN_FLIGHT - self._flying)):
+                if queued.attempts and self._in_trial >= IN_TRIAL:
+                    self._outbox.postpone(queued.number, TRIAL_WAIT)
+                    continue
+                self._out.add(queued.number)
+                if queued.attempts:
+                    self._in_trial += 1
+                    group.create_task(self._try(queued))
+                else:
                     self._flying += 1
                     self._flying_size += len(queued.payload)
                     group.create_task(self._fly(queued))
@@ -112,10 +142,6 @@ class Publisher:
             self._landed.set()
 
     async def _try(self, queued: Queued) -> None:
-        if self._in_trial >= IN_TRIAL:
-            self._outbox.postpone(queued.number, TRIAL_WAIT)
-            return
-        self._in_trial += 1
         try:
             async with self._alone:
                 await self._publish(queued, self._trial)
@@ -150,11 +176,13 @@ class Publisher:
         log.warning("event %s of %s: %s; it is tried again", clean(queued.id), clean(queued.mailbox), clean(reason))
         # the first refusal is a guess, and may be meant for another: it is soon known for certain
         await self._outbox.failed(queued.number, reason, 0.0 if attempts == 1 else self._wait(attempts - 1))
+        self._back(queued.number)
 
     async def _bury(self, queued: Queued, reason: str) -> None:
         self.buried += 1
         log.error("event %s of %s is a dead letter: %s", clean(queued.id), clean(queued.mailbox), clean(reason))
         await self._outbox.dead(queued.number, reason)
+        self._back(queued.number)
 
     def _done(self, number: int) -> None:
         self._confirmed.append(number)
@@ -167,3 +195,8 @@ class Publisher:
             self._news.clear()
             confirmed, self._confirmed = self._confirmed, []
             await self._outbox.done(confirmed)
+            self._back(*confirmed)
+
+    def _back(self, *numbers: int) -> None:
+        self._out.difference_update(numbers)
+        self._landed.set()

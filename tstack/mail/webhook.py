@@ -89,7 +89,8 @@ class Forwarder:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._seconds = timeout
         self._wait = wait
-        self._out = 0
+        self._out: set[int] = set()
+        """Taken, and not given back yet."""
         self._landed = asyncio.Event()
         self.delivered = 0
         self.failed = 0
@@ -102,28 +103,32 @@ class Forwarder:
         a group."""
         connector = aiohttp.TCPConnector(limit=AT_ONCE)
         jar = aiohttp.DummyCookieJar()
-        async with (
-            aiohttp.ClientSession(
-                timeout=self._timeout, connector=connector, cookie_jar=jar, auto_decompress=False
-            ) as session,
-            asyncio.TaskGroup() as group,
-        ):
-            while True:
-                while self._out >= AT_ONCE:
-                    self._landed.clear()
-                    await self._landed.wait()
-                for queued in await self._outbox.take(AT_ONCE - self._out, "hook"):
-                    self._out += 1
-                    group.create_task(self._one(session, queued))
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    timeout=self._timeout, connector=connector, cookie_jar=jar, auto_decompress=False
+                ) as session,
+                asyncio.TaskGroup() as group,
+            ):
+                while True:
+                    while len(self._out) >= AT_ONCE:
+                        self._landed.clear()
+                        await self._landed.wait()
+                    for queued in await self._outbox.take(AT_ONCE - len(self._out), "hook"):
+                        self._out.add(queued.number)
+                        group.create_task(self._one(session, queued))
+        finally:
+            for number in self._out:
+                self._outbox.postpone(number, 0.0, "hook")
+            self._out.clear()
 
     async def _one(self, session: aiohttp.ClientSession, queued: Queued) -> None:
         try:
             await self._deliver(session, queued)
         except NotKnown:
             self._outbox.postpone(queued.number, NOT_KNOWN, "hook")
-        finally:
-            self._out -= 1
-            self._landed.set()
+        self._out.discard(queued.number)
+        self._landed.set()
 
     async def _deliver(self, session: aiohttp.ClientSession, queued: Queued) -> None:
         target = await self._lookup(queued.mailbox, queued.topic)
