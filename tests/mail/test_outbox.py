@@ -278,6 +278,18 @@ async def test_a_full_disk_makes_appends_wait_until_there_is_room(path: Path, mo
         assert outbox.waiting == 2
 
 
+async def test_an_outbox_that_cannot_write_can_be_stopped_and_says_so(path: Path) -> None:
+    async with opened(path) as outbox:
+        (pages,) = await outbox._do(lambda file: file.db.execute("PRAGMA page_count").fetchone())
+        await outbox._do(lambda file: file.db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+        late = asyncio.create_task(tell(outbox, 1, 2, payload=b"x" * 50_000))
+        await until(lambda: outbox.trouble, "it does not say that the disk is full")
+    with pytest.raises(Failure, match="cannot be written: database or disk is full"):
+        await late
+    async with opened(path) as outbox:
+        assert (outbox.waiting, await outbox.marks(BOX)) == (0, {})
+
+
 # -- dead letters and replays ------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +308,8 @@ async def test_dead_letters_are_listed_fetched_tried_again_and_discarded(path: P
         ]  # fmt: skip
         assert [one.mailbox for one in await outbox.letters(after=3)] == ["other/PLAIN/x"]
         assert [one.number for one in await outbox.letters(after=1, most=1)] == [2]
+        count, size = await outbox.buried()
+        assert (count, size) == (4, sum(one.size for one in await outbox.letters()))
         fetched = await outbox.fetch(2)
         assert fetched is not None
         assert fetched.payload == b"2"

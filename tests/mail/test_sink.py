@@ -11,7 +11,7 @@ from typing import Any
 from tests.mail.outboxes import mark, opened, waiting
 from tests.peers import until
 from tests.processes import PATIENCE
-from tstack.mail.event import Mail, Mailbox, Origin
+from tstack.mail.event import Blob, Mail, Mailbox, Origin
 from tstack.mail.folder import Found, Notice
 from tstack.mail.mailbox import Condition
 from tstack.mail.message import read_headers
@@ -90,6 +90,33 @@ async def test_a_webhook_gets_the_originals_form_beside_the_event_and_no_key_is_
         (hook,) = await delivering(outbox)
         assert (hook.topic, json.loads(hook.payload)["rfc822"]) == ("new_mail", (found(1).raw or b"").decode())
     assert b"the-key" not in (tmp_path / "o.db").read_bytes()
+
+
+async def test_a_mail_that_is_too_large_for_the_broker_goes_to_the_webhook_and_is_told_of_as_skipped(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "o.db") as outbox:
+        terms = Terms("superimap", "key", new_mail_webhook=True, raw=True)
+        await MailSink(outbox, BOX, lambda: terms, max_packet=50).put("INBOX", [found(1)], mark(2, 7))
+        ((kind, skipped),) = await queued(outbox)
+        assert (kind, skipped["data"]["reason"]) == ("skipped", "too_large")
+        (hook,) = await delivering(outbox)
+        assert json.loads(hook.payload)["rfc822"] == (found(1).raw or b"").decode()
+
+
+async def test_an_event_says_where_the_whole_mail_is(tmp_path: Path) -> None:
+    kept: list[bytes] = []
+
+    async def keep(raw: bytes) -> Blob:
+        kept.append(raw)
+        return Blob("https://blobs/1", "0" * 64, len(raw))
+
+    async with opened(tmp_path / "o.db") as outbox:
+        await MailSink(outbox, BOX, Terms, keep).put("INBOX", [found(1), found(2, raw=False)], mark(3, 7))
+        (_, first), (_, second) = await queued(outbox)
+        assert first["data"]["blob"]["url"] == "https://blobs/1"
+        assert "blob" not in second["data"]
+        assert kept == [found(1).raw]
 
 
 async def test_a_condition_is_retained_and_says_when_it_is_tried_again(tmp_path: Path) -> None:

@@ -330,6 +330,10 @@ class Outbox:
         """Dead letters, in the order of their numbers, behind the number `after`."""
         return await self._do(lambda file: file.letters(track, partner, after, most))
 
+    async def buried(self) -> tuple[int, int]:
+        """How many dead letters there are, and their bytes."""
+        return await self._do(OutboxFile.buried)
+
     async def fetch(self, number: int, track: Track = "entry") -> Queued | None:
         """A dead letter with its payload; None when there is none of that number."""
         found = await self._do(lambda file: file.queued(track, (number,), DEAD))

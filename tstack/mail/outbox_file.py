@@ -49,13 +49,13 @@ CREATE TABLE entry (
     topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL, size INTEGER NOT NULL, state INTEGER NOT NULL,
     attempts INTEGER NOT NULL, created REAL NOT NULL, settled REAL NOT NULL, reason TEXT NOT NULL);
 CREATE UNIQUE INDEX entry_event ON entry (source, id);
-CREATE INDEX entry_state ON entry (state, settled);
+CREATE INDEX entry_state ON entry (state, settled, size);
 CREATE INDEX entry_retained ON entry (topic) WHERE retain;
 CREATE TABLE hook (
     number INTEGER PRIMARY KEY, mailbox INTEGER NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,
     topic TEXT NOT NULL, payload BLOB NOT NULL, size INTEGER NOT NULL, state INTEGER NOT NULL,
     attempts INTEGER NOT NULL, created REAL NOT NULL, settled REAL NOT NULL, reason TEXT NOT NULL);
-CREATE INDEX hook_state ON hook (state, settled);
+CREATE INDEX hook_state ON hook (state, settled, size);
 CREATE TABLE mark (
     mailbox INTEGER NOT NULL, folder TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (mailbox, folder)) WITHOUT ROWID;
 CREATE TABLE seen (

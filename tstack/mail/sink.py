@@ -1,23 +1,25 @@
 """What a mailbox found, as entries of the outbox, in the form that its partner wants.
 
 A partner gets CloudEvents, or the original's payloads where its code expects these; and by webhook, if it has one, always the
-original's. The original told of a mail only with the whole of it: for a mail that was too large to be fetched whole such a
-partner gets a `skipped` event, with the size, since nothing is passed over silently.
+original's. The original told of a mail only with the whole of it: for a mail that was too large for that, such a partner gets
+a `skipped` event, with the size, since nothing is passed over silently. A CloudEvent says where the whole mail can be fetched,
+when it was fetched whole and there is a place to keep it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from tstack.mail import event
-from tstack.mail.event import Mail, Mailbox, rfc3339
+from tstack.mail.event import Blob, Mail, Mailbox, rfc3339
 from tstack.mail.folder import Found, Mark, Notice
 from tstack.mail.mailbox import Condition
 from tstack.mail.outbox import Entry, Hook, Outbox
+from tstack.mail.publisher import MAX_PACKET
 
 _numbers = itertools.count()
 
@@ -39,7 +41,17 @@ class Terms:
 class MailSink:
     """The sink of one mailbox (`folder.Sink`). `terms` is asked for each batch, so that changes take effect at once."""
 
-    def __init__(self, outbox: Outbox, mailbox: Mailbox, terms: Callable[[], Terms]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        mailbox: Mailbox,
+        terms: Callable[[], Terms],
+        keep: Callable[[bytes], Awaitable[Blob]] | None = None,
+        max_packet: int = MAX_PACKET,
+    ) -> None:
+        """`keep` puts a whole mail where it can be fetched. Payloads of more than `max_packet` bytes are not made."""
+        self._keep = keep
+        self._max_packet = max_packet
         self._outbox = outbox
         self._mailbox = mailbox
         self._terms = terms
@@ -47,7 +59,12 @@ class MailSink:
     async def put(self, folder: str, events: Sequence[Found | Notice], mark: Mark) -> None:
         """Keep the events and the mark, together; they are on disk when this returns. Waits while the outbox is full."""
         terms = self._terms()
-        entries = [entry for one in events for entry in self._entries(one, terms)]
+        entries: list[Entry] = []
+        for one in events:
+            if isinstance(one, Notice):
+                entries.append(self._notice(one))
+            else:
+                entries += self._entries(await self._kept(one, terms), terms)
         await self._outbox.append(self._mailbox.path, folder, entries, mark)
 
     async def unknown(self, mails: Sequence[Mail]) -> list[Mail]:
@@ -71,28 +88,31 @@ class MailSink:
             Entry(self._mailbox.topic("state"), payload, True, f"{self._mailbox.source()}/state", id_),
         )
 
-    def _entries(self, one: Found | Notice, terms: Terms) -> Iterator[Entry]:
-        if isinstance(one, Notice):
-            yield self._notice(one)
-            return
-        mail, raw = one.mail, one.raw
+    async def _kept(self, found: Found, terms: Terms) -> Found:
+        """The mail, with the place where the whole of it is."""
+        if found.raw is None or self._keep is None or terms.format == "superimap":
+            return found
+        return replace(found, mail=replace(found.mail, body=await self._keep(found.raw)))
+
+    def _entries(self, found: Found, terms: Terms) -> Iterator[Entry]:
+        mail, raw = found.mail, found.raw
         source = self._mailbox.source(mail.folder)
         again = mail.origin == "sweep"
-        superimap = terms.format == "superimap"
-        if raw is None and (superimap or terms.new_mail_webhook):
-            yield self._notice(self._too_large(mail))
         hook = None
         if raw is not None and terms.new_mail_webhook:
             hook = Hook("new_mail", event.superimap_new_mail(self._mailbox, raw, mail.headers, "", 0))
-        if not superimap:
+        payload: bytes | None = None
+        if terms.format != "superimap":
             payload = event.received(mail)
         elif raw is not None:
             now = int(datetime.now(UTC).timestamp())
             payload = event.superimap_new_mail(self._mailbox, raw, mail.headers, terms.api_key, now)
-        else:
-            return
-        yield Entry(self._mailbox.topic("new"), payload, False, source, mail.id, mail.key, hook, again)
-        if terms.raw and raw is not None:
+            payload = payload if len(payload) <= self._max_packet else None
+        if payload is None or (raw is None and terms.new_mail_webhook):
+            yield replace(self._notice(self._too_large(mail)), key=mail.key, hook=hook if payload is None else None)
+        if payload is not None:
+            yield Entry(self._mailbox.topic("new"), payload, False, source, mail.id, mail.key, hook, again)
+        if terms.raw and raw is not None and len(raw) <= self._max_packet:
             yield Entry(self._mailbox.topic("raw"), raw, False, source, f"{mail.id}.raw", again=again)
 
     def _notice(self, notice: Notice) -> Entry:
