@@ -212,17 +212,20 @@ async def test_a_partner_that_is_not_there_is_tried_again_and_no_url_is_told(
             await tell(outbox, 1, hook=HOOK)
             await settled(outbox)
         (letter,) = await outbox.letters("hook")
-        assert letter.reason.startswith("127.0.0.1: ")
+        assert letter.reason.startswith("127.0.0.1: ClientConnectorError: ")
         told = letter.reason + repr(await outbox.transmits()) + caplog.text + repr(Target(partner.url, KEY))
         assert "do-not-tell" not in told
         assert KEY not in told
 
-        async def nonsense(path: str, kind: str) -> Target | None:
-            return Target("no url do-not-tell", KEY)
+        for url in ("no url do-not-tell", "ftp://127.0.0.1/do-not-tell", "http://[do-not-tell", "http://127.0.0.1:x/"):
 
-        async with forwarding(outbox, nonsense):
-            await outbox.retry(letter.number, "hook")
-            await settled(outbox)
+            async def nonsense(path: str, kind: str, url: str = url) -> Target | None:
+                return Target(url, KEY)
+
+            async with forwarding(outbox, nonsense) as forwarder:
+                await outbox.retry(letter.number, "hook")
+                await settled(outbox)
+                assert forwarder.buried == 1
         assert "do-not-tell" not in repr(await outbox.letters("hook")) + caplog.text
 
 

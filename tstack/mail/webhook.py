@@ -150,7 +150,7 @@ class Forwarder:
     async def _failed(self, queued: Queued, target: Target, answer: Transmit) -> None:
         self.failed += 1
         reason = f"HTTP {answer.code}" if answer.code else answer.body
-        where = urlsplit(target.url).hostname or "a URL without a host"
+        where = _host(target.url)
         if queued.attempts + 1 >= TRIES:
             self.buried += 1
             log.error("event %s of %s is a dead letter: %s, %s", clean(queued.id), clean(queued.mailbox), where, reason)
@@ -161,21 +161,30 @@ class Forwarder:
 
     async def _post(self, session: aiohttp.ClientSession, queued: Queued, target: Target) -> tuple[int, str]:
         """The status and the beginning of the answer; 0 and the reason when there was none."""
+        headers = {"Content-Type": "application/json; charset=utf-8", "Accept-Encoding": "identity"}
         try:
             body = signed(queued.payload, target.api_key, int(time.time()))
-            headers = {"Content-Type": "application/json; charset=utf-8", "Accept-Encoding": "identity"}
             async with session.post(target.url, data=body, headers=headers, allow_redirects=False) as response:
                 start = await response.content.read(4 * SHOWN)
                 return response.status, start.decode("utf-8", "replace")[:SHOWN]
         except TimeoutError:
             return 0, f"no answer within {self._seconds:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return 0, type(error).__name__ if isinstance(error, aiohttp.InvalidURL) else _reason(error, target)
+            return 0, _reason(error)
 
 
-def _reason(error: Exception, target: Target) -> str:
-    """What went wrong, without the URL, which may hold a secret."""
-    return f"{type(error).__name__}: {error}".replace(target.url, "the URL")[:SHOWN]
+def _reason(error: Exception) -> str:
+    """What went wrong. Not in the error's own words where these may quote the URL, which may hold a secret."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"{type(error).__name__}: {error.certificate_error}"
+    return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "a URL without a host"
+    except ValueError:
+        return "a URL that makes no sense"
 
 
 def _answer(queued: Queued, code: int, text: str) -> Transmit:
