@@ -14,7 +14,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(strict=st.booleans(), most=st.integers(0, 2), steps=STEPS)
 def test_nothing_is_lost_or_given_twice_and_strict_lines_keep_their_order(
     strict: bool, most: int, steps: list[tuple[str, int, int]]
@@ -74,7 +74,7 @@ def test_nothing_is_lost_or_given_twice_and_strict_lines_keep_their_order(
     assert len(lines) == len(out)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batches=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("ab")), min_size=1, max_size=12),
     data=st.data(),

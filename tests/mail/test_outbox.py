@@ -107,9 +107,9 @@ async def test_mails_are_known_again_by_their_keys_as_far_as_the_window_goes(pat
 
 async def test_kill_9_in_mid_append_loses_nothing_and_parts_no_mark_from_its_events(path: Path) -> None:
     safe: set[tuple[str, int]] = set()
-    for strike in range(4):
+    for strike in range(3):
         with Running([sys.executable, "-m", "tests.mail.outboxes", path]) as writer:
-            writer.wait_for(r"^acme", count=100 + 70 * strike)
+            writer.wait_for(r"^acme", count=80 + 70 * strike)
             writer.kill()
         for line in writer.output.splitlines():
             mailbox, _, uid = line.partition(" ")
