@@ -21,6 +21,7 @@ from tstack.store.interface import (
     MAX_PAGE,
     MAX_VALUE,
     Change,
+    Check,
     Delete,
     Event,
     Item,
@@ -137,10 +138,25 @@ async def test_a_commit_with_a_failed_condition_does_nothing(store: Store, prefi
     assert await store.range(prefix) == before
 
 
+async def test_a_commit_depends_on_a_key_that_it_does_not_write(store: Store, prefix: str) -> None:
+    mine = await store.create(prefix + "owner", b"me")
+    assert mine is not None
+    assert await store.commit(Put(prefix + "a", b"1"), Check(prefix + "owner", mine), Check(prefix + "none", 0))
+    assert (await store.get(prefix + "owner")) == Item(prefix + "owner", b"me", mine)
+    await store.put(prefix + "owner", b"somebody else")
+    assert await store.commit(Put(prefix + "a", b"2"), Check(prefix + "owner", mine)) is None
+    assert await store.commit(Delete(prefix + "a"), Check(prefix + "a2", 1)) is None
+    assert await store.commit(Delete(prefix + "a3"), Check(prefix + "owner", 0)) is None
+    item = await store.get(prefix + "a")
+    assert item is not None
+    assert item.value == b"1"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         [],
+        [Check("a", 0)],
         [Put("a", b""), Put("a", b"")],
         [Put("a", b""), Delete("a")],
         [Put(f"k{number}", b"") for number in range(MAX_CHANGES + 1)],

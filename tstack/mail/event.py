@@ -39,6 +39,11 @@ class Mailbox:
     provider: str
     tag: str
 
+    @property
+    def path(self) -> str:
+        """`<partner>/<provider>/<tag>`, quoted: what it is called in keys of the store and in the outbox."""
+        return f"{self.partner}/{quote(self.provider, _SAFE)}/{quote(self.tag, _SAFE)}"
+
     def topic(self, kind: Kind) -> str:
         """The topic of its events of one kind."""
         return f"{self.partner}/mail/{quote(self.provider, _SAFE)}/{quote(self.tag, _SAFE)}/{kind}"

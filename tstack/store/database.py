@@ -211,7 +211,7 @@ class Database:
             rows = [
                 (key, now + 1, change.value if isinstance(change, Put) else None, lease)
                 for change, key, lease, standing in zip(changes, keys, leases, there, strict=True)
-                if standing or not isinstance(change, Delete)
+                if isinstance(change, Put) or (standing and isinstance(change, Delete))
             ]
             return self._write(now, rows)
 

@@ -34,6 +34,7 @@ from tstack.store.etcd_loader import etcdrpc, grpc
 from tstack.store.feed import Batch, Feed
 from tstack.store.interface import (
     Change,
+    Check,
     Event,
     Item,
     Kind,
@@ -128,7 +129,11 @@ class EtcdStore(Store):
                 for change, key in zip(changes, keys, strict=True)
                 if change.if_revision is not None
             ],
-            success=[_operation(change, key) for change, key in zip(changes, keys, strict=True)],
+            success=[
+                _operation(change, key)
+                for change, key in zip(changes, keys, strict=True)
+                if not isinstance(change, Check)
+            ],
         )
 
         async def send(member: Member, metadata: Metadata, limit: float) -> Any:

@@ -79,7 +79,15 @@ class Delete:
     if_revision: int | None = None
 
 
-Change = Put | Delete
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Write nothing, but let the whole commit depend on this: the key's revision is this one; 0: there is no such key."""
+
+    key: str
+    if_revision: int
+
+
+Change = Put | Delete | Check
 
 
 class Kind(Enum):
@@ -177,7 +185,7 @@ class Store(ABC):
 
     @abstractmethod
     async def commit(self, *changes: Change) -> int | None:
-        """All of the changes or none: the new revision, or None when an `if_revision` did not hold.
+        """All of the changes or none: the new revision, or None when an `if_revision` did not hold. At least one must write.
 
         One key may stand in one change only; 1 to `MAX_CHANGES` changes of `MAX_COMMIT` bytes together.
         """
@@ -236,6 +244,8 @@ def check_changes(changes: Sequence[Change]) -> list[bytes]:
     """The keys' bytes of the changes of one commit. Raises `ValueError` for what `Store.commit` does not take."""
     if not 1 <= len(changes) <= MAX_CHANGES:
         raise ValueError(f"a commit of {len(changes)} changes is not between 1 and {MAX_CHANGES}")
+    if all(isinstance(change, Check) for change in changes):
+        raise ValueError("a commit of checks alone writes nothing")
     keys = [check_key(change.key) for change in changes]
     if len(set(keys)) != len(keys):
         raise ValueError("a key stands in two changes of one commit")
