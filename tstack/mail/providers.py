@@ -1,0 +1,281 @@
+"""Mail providers: where they are, what one may set of them, and how one logs in there.
+
+Three are known by their codes, the rest is said in a connection's settings. PLAIN is any server that takes a password; OAUTH2
+any that takes access tokens, of which GMAIL_OAUTH2 and OUTLOOK_OAUTH2 are two whose servers need not be told.
+
+How to log in follows what the server says it can: AUTH=PLAIN before LOGIN, since it takes any UTF-8; OAUTHBEARER, which is a
+standard (RFC 7628), before XOAUTH2, which is not. A password never leaves without TLS but to this very machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from tstack.errors import Failure
+from tstack.identity.seal import SealBroken, Sealer
+from tstack.mail import admin
+from tstack.mail.connection import Where
+from tstack.mail.event import Mailbox
+from tstack.mail.imap import commands
+from tstack.mail.imap.commands import Command
+from tstack.mail.mailbox import Account, CannotLogIn, Credentials
+from tstack.mail.oauth import AccessTokens, Client, Endpoints, OAuth, OAuthError
+from tstack.mail.records import Connection, Kind, User
+from tstack.store.interface import Store
+
+SETTINGS: Final[Mapping[str, str]] = {
+    "oauth2_client_id": "The client id that the provider gave you.",
+    "oauth2_authorize_url": "Where users consent.",
+    "oauth2_token_url": "Where tokens are made.",
+    "oauth2_revoke_url": "Where tokens are revoked (RFC 7009); blank: nowhere.",
+    "oauth2_userinfo_url": "Where the address of a user is asked for, when the provider gives no ID token.",
+    "oauth2_scope": "What the user is asked to consent to, words with blanks between.",
+}
+"""Settings of a connection by OAuth 2.0, by the names that they have in records and in the API."""
+
+URLS: Final = ("oauth2_authorize_url", "oauth2_token_url", "oauth2_revoke_url", "oauth2_userinfo_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """What is known of a provider before anything is set."""
+
+    title: str
+    host: str = ""
+    endpoints: Endpoints | None = None
+
+
+PROVIDERS: Final[Mapping[Kind, Provider]] = {
+    "PLAIN": Provider("IMAP with a password"),
+    "GMAIL_OAUTH2": Provider(
+        "Gmail",
+        "imap.gmail.com",
+        Endpoints(
+            "https://accounts.google.com/o/oauth2/v2/auth",
+            "https://oauth2.googleapis.com/token",
+            "openid email https://mail.google.com/",
+            "https://oauth2.googleapis.com/revoke",
+            "https://openidconnect.googleapis.com/v1/userinfo",
+            {"access_type": "offline", "prompt": "consent"},  # else it gives a refresh token the first time only
+        ),
+    ),
+    "OUTLOOK_OAUTH2": Provider(
+        "Outlook and Microsoft 365",
+        "outlook.office365.com",
+        Endpoints(
+            "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
+            "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+            "openid email profile offline_access https://outlook.office.com/IMAP.AccessAsUser.All",
+        ),
+    ),
+    "OAUTH2": Provider("IMAP with OAuth 2.0", endpoints=Endpoints("", "")),
+}
+
+
+def is_oauth(connection: Connection) -> bool:
+    """Does one log in by access tokens there?"""
+    return connection.kind != "PLAIN"
+
+
+def where(connection: Connection) -> Where:
+    """The IMAP server of a connection. Raises `Failure` for one that a password must not go to."""
+    host = connection.host or PROVIDERS[connection.kind].host
+    if connection.tls == "none" and not is_loopback(host):
+        raise Failure(
+            f"{host} would get passwords without TLS",
+            "set imap_tls to implicit or starttls: none is for this machine only",
+        )
+    return Where(host, connection.port or (993 if connection.tls == "implicit" else 143), connection.tls)
+
+
+def endpoints(connection: Connection) -> Endpoints:
+    """The OAuth servers of a connection: those of its kind, and what is set instead. Raises `Failure` when one is missing."""
+    known = PROVIDERS[connection.kind].endpoints
+    assert known is not None, "only for those by OAuth"
+    said = {
+        name: connection.settings.get(f"oauth2_{name}", "")
+        for name in ("authorize_url", "token_url", "revoke_url", "scope")
+    }
+    said["email_url"] = connection.settings.get("oauth2_userinfo_url", "")
+    found = replace(known, **{name: value for name, value in said.items() if value})  # type: ignore[arg-type]
+    if not found.authorize_url or not found.token_url:
+        raise Failure(
+            f"connection {connection.provider} does not say where tokens are made",
+            "set oauth2_authorize_url and oauth2_token_url",
+        )
+    return found
+
+
+def oauth_client(sealer: Sealer, connection: Connection) -> Client:
+    """We, as the provider of a connection knows us. Raises `Failure` when something is missing, `SealBroken`."""
+    client_id = connection.settings.get("oauth2_client_id", "")
+    if not client_id:
+        raise Failure(f"connection {connection.provider} has no client id", "set oauth2_client_id")
+    return Client(endpoints(connection), client_id, admin.open_secret(sealer, connection))
+
+
+def check_settings(connection: Connection, *, local: bool) -> None:
+    """Raise `Failure` for settings that cannot work, or that lead where partners must not reach.
+
+    `local`: may the servers be of this machine or its private network? If not, a partner could use us to look around there.
+    A name is judged as it is written; what it resolves to is for the machine's firewall.
+    """
+    place = where(connection)
+    if not local and _is_private(place.host):
+        raise Failure(f"{place.host} is no public server", "name the mail server as the whole internet knows it")
+    unknown = sorted(set(connection.settings) - set(SETTINGS))
+    if unknown or (connection.settings and not is_oauth(connection)):
+        raise Failure(
+            f"a connection of kind {connection.kind} has no {', '.join(unknown or sorted(connection.settings))}"
+        )
+    for name in URLS:
+        if url := connection.settings.get(name, ""):
+            check_url(name, url, local=local)
+    if is_oauth(connection):
+        endpoints(connection)
+
+
+def check_url(name: str, url: str, *, local: bool) -> None:
+    """Raise `Failure` unless this is an `https` URL, or `http` to this machine where that may be."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host, parts = "", urlsplit("")
+    plain = parts.scheme == "http" and local and is_loopback(host)
+    if not host or not (parts.scheme == "https" or plain) or parts.username is not None or parts.fragment:
+        raise Failure(f"{name} is no https URL", "write it as in https://login.example.com/token")
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise Failure(f"{name} holds what cannot be part of a URL", "escape it, as in %20 for a blank")
+    if not local and _is_private(host):
+        raise Failure(f"{name} leads to no public server", "name it as the whole internet knows it")
+
+
+def is_loopback(host: str) -> bool:
+    """Is this the machine itself?"""
+    address = _literal(host)
+    return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
+
+
+def _is_private(host: str) -> bool:
+    address = _literal(host)
+    if address is None:
+        name = host.rstrip(".").lower()
+        # a name without a dot, or of digits alone (which the resolver takes for an address), is of the private network
+        return (
+            name.endswith((".localhost", ".local", ".internal")) or "." not in name or not any(map(str.isalpha, name))
+        )
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return not mapped.is_global or mapped.is_multicast
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0].strip("[]"))
+    except ValueError:
+        return None
+
+
+class Password:
+    """Logs in by a user name and a password."""
+
+    oauth = False
+
+    def __init__(self, login: str, password: str) -> None:
+        self._login = login
+        self._password = password
+
+    async def command(self, capabilities: frozenset[str], where: Where, *, fresh: bool) -> Command:
+        """AUTHENTICATE PLAIN where there is one, else LOGIN. Raises `CannotLogIn`."""
+        try:
+            if "AUTH=PLAIN" in capabilities:
+                return commands.authenticate_plain(self._login, self._password, "SASL-IR" in capabilities)
+            if "LOGINDISABLED" in capabilities:  # RFC 3501 6.2.3
+                hint = "; TLS may be what it wants" if where.tls == "none" else ""
+                raise CannotLogIn(f"{where} takes no password{hint}", auth=False)
+            return commands.login(self._login, self._password)
+        except ValueError as error:
+            raise CannotLogIn(str(error), auth=True) from None
+
+
+class Token:
+    """Logs in by an access token."""
+
+    oauth = True
+
+    def __init__(self, login: str, tokens: AccessTokens) -> None:
+        self._login = login
+        self._tokens = tokens
+
+    async def command(self, capabilities: frozenset[str], where: Where, *, fresh: bool) -> Command:
+        """AUTHENTICATE OAUTHBEARER where there is one, else XOAUTH2. Raises `CannotLogIn`."""
+        initial = "SASL-IR" in capabilities
+        if not capabilities & {"AUTH=OAUTHBEARER", "AUTH=XOAUTH2"}:
+            raise CannotLogIn(f"{where} offers neither OAUTHBEARER nor XOAUTH2", auth=False)
+        try:
+            token = await self._tokens.get(fresh=fresh)
+            if "AUTH=OAUTHBEARER" in capabilities:
+                return commands.authenticate_oauthbearer(self._login, token, where.host, where.port, initial)
+            return commands.authenticate_xoauth2(self._login, token, initial)
+        except OAuthError as error:
+            raise CannotLogIn(str(error), auth=error.auth) from None
+        except Failure as error:  # a new refresh token could not be written
+            raise CannotLogIn(f"no access token: {error.message}", auth=False) from None
+        except ValueError as error:
+            raise CannotLogIn(str(error), auth=True) from None
+
+
+class Logins:
+    """Makes of records what a mailbox logs in with."""
+
+    def __init__(self, store: Store, sealer: Sealer, oauth: OAuth) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._oauth = oauth
+
+    def account(self, user: User, connection: Connection) -> Account:
+        """The mailbox of a user who is connected. Raises `Failure` for settings that cannot work, or a secret that does not
+        open."""
+        folders = user.folders or ("INBOX",)
+        return Account(user.mailbox, where(connection), self.credentials(user, connection), folders, user.raw_limit)
+
+    def credentials(self, user: User, connection: Connection) -> Credentials:
+        """What a user logs in with. Raises `Failure`."""
+        login = user.login or user.email
+        try:
+            secret = admin.open_secret(self._sealer, user)
+            if not secret or not login:
+                raise Failure(f"{user.tag} is not connected", "give it credentials, or send its user to connect_url")
+            if not is_oauth(connection):
+                return Password(login, secret)
+            client = oauth_client(self._sealer, connection)
+        except SealBroken as error:
+            raise Failure(
+                f"a secret of {user.tag} does not open: {error}", "put the key file back from a copy"
+            ) from None
+
+        async def keep(old: str, new: str) -> None:
+            await self._keep(user.mailbox, old, new)
+
+        return Token(login, AccessTokens(self._oauth, client, secret, keep))
+
+    async def _keep(self, mailbox: Mailbox, old: str, new: str) -> None:
+        """Write a refresh token that came in the old one's stead, unless the user has got another meanwhile.
+
+        It is the same consent, so `connected_at` and whether it is parked stay as they are.
+        """
+
+        def change(user: User) -> User:
+            if admin.open_secret(self._sealer, user) != old:
+                return user
+            sealed = admin.with_secret(self._sealer, user, new)
+            return replace(user, secret=sealed.secret)
+
+        try:
+            await admin.change_user(self._store, mailbox, change)
+        except admin.NotThere:
+            return
