@@ -25,7 +25,7 @@ from tstack.identity.seal import SealBroken, Sealer
 from tstack.mail.event import Mailbox
 from tstack.mail.oauth import new_verifier
 from tstack.mail.providers import check_url
-from tstack.mail.records import Partner, check_mailbox, mailbox_path
+from tstack.mail.records import USER_PREFIX, Partner, check_mailbox, user_key
 
 Purpose = Literal["connect", "disconnect"]
 
@@ -91,7 +91,11 @@ class Links:
         if not keys:
             return ""
         moment = int(self._clock())
-        query = {"user_id": mailbox_path(mailbox), "ts": moment, "sig": _signature(keys[0], purpose, mailbox, moment)}
+        query = {
+            "user_id": user_key(mailbox).removeprefix(USER_PREFIX),
+            "ts": moment,
+            "sig": _signature(keys[0], purpose, mailbox, moment),
+        }
         return f"{self._url}/users/{purpose}/new?{urlencode(query)}"
 
     def named(self, user_id: str) -> Mailbox:

@@ -28,7 +28,7 @@ from tstack.mail.connect import FLOW, BadLink, Flow, Purpose, with_query
 from tstack.mail.event import Mailbox
 from tstack.mail.oauth import OAuthError, Tokens, authorization_url
 from tstack.mail.providers import Password, endpoints, is_oauth, oauth_client, where
-from tstack.mail.records import Connection, Partner, User
+from tstack.mail.records import Connection, User
 from tstack.mail.trial import login_fault
 
 log = logging.getLogger("tstack.mail.api")
@@ -66,7 +66,7 @@ class LinkPages:
         """`POST /users/connect/login`: the form, tried at the mail server before it is kept."""
         form = await self._form(request)
         flow = self._resumed(request, "connect", form.get("state", ""))
-        partner, connection, user = await self._found(flow.mailbox)
+        connection, user = await self._found(flow.mailbox)
         login, password = form.get("login", "").strip(), form.get("password", "")
         if is_oauth(connection):
             raise _MISSING
@@ -79,13 +79,13 @@ class LinkPages:
         def change(now: User) -> User:
             return admin.with_secret(self._service.sealer, replace(now, email=email), password, login)
 
-        return await self._connected(flow, partner, change)
+        return await self._connected(flow, change)
 
     async def callback(self, request: web.Request) -> web.Response:
         """`GET /users/connect/callback`: back from the provider (RFC 6749 4.1.2)."""
         self._service.page_opened(request)
         flow = self._resumed(request, "connect", request.query.get("state", ""))
-        partner, connection, user = await self._found(flow.mailbox)
+        connection, user = await self._found(flow.mailbox)
         if not is_oauth(connection):
             raise _MISSING
         if error := request.query.get("error", ""):
@@ -107,7 +107,7 @@ class LinkPages:
         def change(now: User) -> User:
             return admin.with_secret(self._service.sealer, replace(now, email=email or now.email), tokens.refresh)
 
-        return await self._connected(flow, partner, change)
+        return await self._connected(flow, change)
 
     async def disconnect(self, request: web.Request) -> web.Response:
         """`GET /users/disconnect/new`: asks whether it is really wanted."""
@@ -118,17 +118,15 @@ class LinkPages:
         """`POST /users/disconnect/confirm`: credentials are deleted here and revoked there."""
         form = await self._form(request)
         flow = self._resumed(request, "disconnect", form.get("state", ""))
-        partner, connection, _ = await self._found(flow.mailbox)
+        connection, _ = await self._found(flow.mailbox)
         before: list[User] = []
 
         def change(now: User) -> User:
             before[:] = [now]
             return admin.with_secret(self._service.sealer, replace(now, email=""), "", "")
 
-        after = await admin.change_user(self._service.store, flow.mailbox, change)
+        await admin.change_user(self._service.store, flow.mailbox, change)
         await self._service.revoke(connection, before[0])
-        if before[0].connected:
-            await self._service.happened("disconnected", partner, after)
         return self._ended(flow, flow.success, "Your mailbox is disconnected.")
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -148,21 +146,20 @@ class LinkPages:
         except admin.NotThere:
             raise BadLink("This link is not good.", "") from None
         self._links.check(purpose, partner, mailbox, query.get("ts", ""), sig)
-        partner, connection, user = await self._found(mailbox)
+        connection, user = await self._found(mailbox)
         flow = self._links.begin(purpose, partner, mailbox, query.get("success", ""), query.get("failure", ""))
         return flow, connection, user
 
-    async def _found(self, mailbox: Mailbox) -> tuple[Partner, Connection, User]:
+    async def _found(self, mailbox: Mailbox) -> tuple[Connection, User]:
         store = self._service.store
         try:
-            partner = await admin.get_partner(store, mailbox.partner)
             connection = await admin.get_connection(store, mailbox.partner, mailbox.provider)
             user = await admin.get_user(store, mailbox)
         except admin.NotThere:
             raise _MISSING from None
         if user.archived:
             raise _MISSING
-        return partner, connection, user
+        return connection, user
 
     def _resumed(self, request: web.Request, purpose: Purpose, state: str) -> Flow:
         return self._links.resume(request.cookies.get(self._cookie, ""), purpose, state)
@@ -202,12 +199,11 @@ class LinkPages:
         tokens = await self._service.oauth.exchange(client, code, flow.verifier, self._links.callback)
         return tokens, await self._service.oauth.email(client, tokens)
 
-    async def _connected(self, flow: Flow, partner: Partner, change: Callable[[User], User]) -> web.Response:
+    async def _connected(self, flow: Flow, change: Callable[[User], User]) -> web.Response:
         try:
-            user = await admin.change_user(self._service.store, flow.mailbox, change)
+            await admin.change_user(self._service.store, flow.mailbox, change)
         except admin.NotThere:
             raise _MISSING from None
-        await self._service.happened("connected", partner, user)
         return self._ended(flow, flow.success, "Your mailbox is connected.")
 
     # -- answers ------------------------------------------------------------------------------------------------------

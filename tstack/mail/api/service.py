@@ -1,4 +1,8 @@
-"""What every part of the API works with: the store, what it may ask of the watchers, and who may ask how often."""
+"""What every part of the API works with: the store, what it may ask of the watchers, and who may ask how often.
+
+That a mailbox was connected or disconnected is written in its record (`connected_at`), by the same commit as its credentials.
+The watchers, who follow the records, tell the partner of it: so the event is neither lost nor told of what did not happen.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -29,11 +33,6 @@ from tstack.routing.buckets import Buckets
 from tstack.store.interface import Store, StoreError
 
 log = logging.getLogger("tstack.mail.api")
-
-Happened = Literal["connected", "disconnected"]
-
-Tell = Callable[[Happened, Partner, User], Awaitable[None]]
-"""Takes the event of a mailbox that was connected or disconnected; it is kept when this returns."""
 
 TRIALS: Final = 20
 """Logins that are tried at once."""
@@ -81,7 +80,6 @@ class Service:
     sealer: Sealer
     links: Links
     oauth: OAuth
-    tell: Tell
     control: Control
     local: bool = False
     """May partners name servers of this machine and its private network?"""
@@ -129,13 +127,6 @@ class Service:
         rate = self.rates.trial
         self._take("trial", rate, mailbox)
         self._take("trials", Rate(4 * rate.burst, rate.every / 4), self.client(request))
-
-    async def happened(self, what: Happened, partner: Partner, user: User) -> None:
-        """Tell of it. It has happened already, so a failure is logged and no more."""
-        try:
-            await self.tell(what, partner, user)
-        except Failure as error:
-            log.error("%s: that it was %s could not be told: %s", user.key, what, error.message)
 
     async def revoke(self, connection: Connection, before: User) -> None:
         """Have the provider forget a refresh token that we have forgotten. When that fails it is logged."""

@@ -67,8 +67,6 @@ class Users:
             raise bad(str(error)) from None
         blank = User(mailbox.partner, mailbox.provider, mailbox.tag)
         made = await admin.create_user(self._store, self._sealer, self._change(connection, body)(blank))
-        if made.connected:
-            await self._service.happened("connected", partner, made)
         where = f"/api/v1/connections/{connection.provider}/users/{quote(made.tag, safe='')}"
         return web.json_response(self._shown(connection, partner, made), status=201, headers={"Location": where})
 
@@ -88,8 +86,6 @@ class Users:
         before, after = await self._changed(user.mailbox, self._change(connection, body))
         if before.secret and not after.secret:
             await self._service.revoke(connection, before)
-        if before.connected != after.connected:
-            await self._service.happened("connected" if after.connected else "disconnected", partner, after)
         return web.json_response(self._shown(connection, partner, after))
 
     async def archive(self, request: web.Request, partner: Partner) -> web.Response:
