@@ -36,6 +36,7 @@ mail_location = maildir:{folder}/mail/%u
 mail_max_userip_connections = 10000
 disable_plaintext_auth = no
 auth_mechanisms = plain login
+auth_failure_delay = 0
 passdb {{
   driver = static
   args = password={password}
@@ -51,6 +52,9 @@ namespace inbox {{
 service anvil {{
   chroot =
   client_limit = 20000
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service auth {{
   client_limit = 20000
