@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests.mail.documented import check
 from tests.oauth import SECRET, OAuthServer
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
@@ -112,8 +113,10 @@ class Desk:
         url = self.url + path if isinstance(path, str) and path.startswith("/") else path
         async with session.request(method, url, allow_redirects=False, **more) as response:
             is_json = response.content_type.endswith("json")
+            value = await response.json() if is_json else None
+            check(method, response.request_info.url.raw_path, response.status, response.content_type, value)
             return Answer(
-                response.status, response.headers, await response.text(), await response.json() if is_json else None,
+                response.status, response.headers, await response.text(), value,
                 response.cookies,
             )  # fmt: skip
 
