@@ -35,10 +35,12 @@ mail_gid = {internal_group}
 mail_location = maildir:{folder}/mail/%u
 mail_max_userip_connections = 10000
 disable_plaintext_auth = no
-auth_mechanisms = plain login
+auth_mechanisms = {mechanisms}
 auth_failure_delay = 0
+{oauth}
 passdb {{
   driver = static
+  mechanisms = plain login
   args = password={password}
 }}
 userdb {{
@@ -90,7 +92,10 @@ ssl = {ssl}
 
 
 class Dovecot:
-    """One server. `capability` replaces what it says that it can do, so that a client does without the rest."""
+    """One server. `capability` replaces what it says that it can do, so that a client does without the rest.
+
+    With `mechanisms` such as "oauthbearer" it takes access tokens, and asks at `tokeninfo` (a URL, up to the token) whose they are.
+    """
 
     def __init__(
         self,
@@ -98,6 +103,8 @@ class Dovecot:
         password: str = "secret",
         tls: ServerTls | None = None,
         capability: str = "",
+        mechanisms: str = "",
+        tokeninfo: str = "",
     ) -> None:
         self._program = need("dovecot")
         self._folder = folder = Path(tempfile.mkdtemp(prefix="dovecot-"))  # a test's own may be closed to others
@@ -107,6 +114,8 @@ class Dovecot:
         for name in ("run", "state", "mail", "home"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         extra = f"imap_capability = {capability}\n" if capability else ""
+        (folder / "oauth2.conf").write_text(f"tokeninfo_url = {tokeninfo}\nusername_attribute = email\n")
+        oauth = f"passdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  args = {folder}/oauth2.conf\n}}"
         certificates = f"ssl_cert = <{tls.cert}\nssl_key = <{tls.key}\n" if tls else ""
         self._config = folder / "dovecot.conf"
         root = os.getuid() == 0  # then it wants users of its own for what strangers talk to
@@ -127,6 +136,8 @@ class Dovecot:
                 tls=certificates,
                 extra=extra,
                 password=password,
+                mechanisms=f"plain login {mechanisms}",
+                oauth=oauth if tokeninfo else "",
             )
         )
         self._running: Running | None = None

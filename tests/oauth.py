@@ -35,7 +35,7 @@ class OAuthServer:
     asked: list[str] = field(default_factory=list)
     """Paths, in the order they were asked for."""
     refresh_tokens: dict[str, str] = field(default_factory=dict)
-    access_tokens: set[str] = field(default_factory=set)
+    access_tokens: dict[str, str] = field(default_factory=dict)
     revoked: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,6 +74,7 @@ class OAuthServer:
         app.router.add_post("/token", self._token)
         app.router.add_post("/revoke", self._revoke)
         app.router.add_get("/userinfo", self._userinfo)
+        app.router.add_get("/tokeninfo", self._tokeninfo)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -126,7 +127,7 @@ class OAuthServer:
 
     def _tokens(self, email: str, refresh: str) -> web.Response:
         access = secrets.token_urlsafe(16)
-        self.access_tokens.add(access)
+        self.access_tokens[access] = email
         answer: dict[str, object] = {"access_token": access, "token_type": "Bearer"}
         if self.life is not None:
             answer["expires_in"] = self.life
@@ -161,6 +162,13 @@ class OAuthServer:
         if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.access_tokens:
             return web.Response(status=401)
         return web.json_response({"email": self.email})
+
+    async def _tokeninfo(self, request: web.Request) -> web.Response:
+        """For the IMAP server: whose an access token is."""
+        email = self.access_tokens.get(request.query["access_token"])
+        if email is None:
+            return web.json_response({"error": "invalid_token"}, status=400)
+        return web.json_response({"email": email, "expires_in": 3600})
 
 
 def _error(code: str, status: int = 400) -> web.Response:
