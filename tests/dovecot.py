@@ -94,7 +94,8 @@ ssl = {ssl}
 class Dovecot:
     """One server. `capability` replaces what it says that it can do, so that a client does without the rest.
 
-    With `mechanisms` such as "oauthbearer" it takes access tokens, and asks at `tokeninfo` (a URL, up to the token) whose they are.
+    With `mechanisms` such as "oauthbearer" it takes access tokens, and asks at `tokeninfo` (a URL, up to the token) whose they
+    are.
     """
 
     def __init__(
