@@ -384,6 +384,14 @@ async def test_a_form_with_nonsense(api: Desk, dovecot: Dovecot, fields: dict[st
     assert (answer.status, "hold what cannot be part of them" in answer.text) == (422, True)
 
 
+@pytest.mark.parametrize("data", [b"state=%ff", b"\xff", b"&" * 200, b"state=a&state=b"])
+@pytest.mark.parametrize("charset", ["utf-8", "no-such"])
+async def test_a_form_that_is_none(api: Desk, data: bytes, charset: str) -> None:
+    kind = {"Content-Type": f"application/x-www-form-urlencoded; charset={charset}"}
+    answer = await api.ask("POST", "/users/connect/login", data=data, headers=kind)
+    assert (answer.status, answer.headers["Content-Type"]) == (400, "text/html; charset=utf-8")
+
+
 async def test_passwords_cannot_be_guessed_at_the_form(tmp_path: Path, dovecot: Dovecot) -> None:
     free = Rate(1000, 0.0)
     async with desk(tmp_path, rates=Rates(free, free, free, Rate(2, 60.0))) as api:

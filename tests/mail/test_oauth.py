@@ -69,8 +69,12 @@ async def kept_nothing(old: str, new: str) -> None:
     raise AssertionError("no refresh token was given")
 
 
+async def kept_elsewhere() -> str:
+    return ""
+
+
 def tokens_of(server: OAuthServer, oauth: OAuth, refresh: str = "") -> AccessTokens:
-    return AccessTokens(oauth, client_of(server), refresh or server.consent(), kept_nothing)
+    return AccessTokens(oauth, client_of(server), refresh or server.consent(), kept_nothing, kept_elsewhere)
 
 
 async def test_a_token_is_kept_until_five_minutes_before_its_end(
@@ -183,7 +187,7 @@ async def test_a_refresh_token_that_comes_instead_is_written_before_the_access_t
             raise StoreUnavailable("the store is away")
         written.append((old, new))
 
-    tokens = AccessTokens(oauth, client_of(server), first, keep)
+    tokens = AccessTokens(oauth, client_of(server), first, keep, kept_elsewhere)
     with pytest.raises(StoreUnavailable):
         await tokens.get()
     away = False
@@ -276,6 +280,17 @@ async def test_a_new_refresh_token_is_in_the_store_and_is_no_new_connection(
     assert after.connected_at == user.connected_at
     assert not any(token in after.to_json().decode() for token in server.refresh_tokens)
     await logins.credentials(after, connection).command(BOTH, WHERE, fresh=False)  # as after a restart
+
+
+async def test_a_refresh_token_that_another_process_has_exchanged(
+    server: OAuthServer, oauth: OAuth, store: Store
+) -> None:
+    server.rotate = True
+    logins, user, connection = await logins_of(store, server, oauth, server.consent())
+    late = logins.credentials(user, connection)
+    await logins.credentials(user, connection).command(BOTH, WHERE, fresh=False)
+    assert await late.command(BOTH, WHERE, fresh=False)
+    assert server.count("/token") == 3
 
 
 async def test_credentials_that_were_given_meanwhile_are_not_overwritten(

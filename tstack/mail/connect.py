@@ -106,17 +106,17 @@ class Links:
         try:
             check_mailbox(mailbox)
         except ValueError:
-            raise _not_good() from None
+            raise not_good() from None
         return mailbox
 
     def check(self, purpose: Purpose, partner: Partner, mailbox: Mailbox, ts: str, sig: str) -> None:
         """Raise `BadLink` unless the link is ours, for that, and not too old."""
         if not (ts.isascii() and ts.isdigit() and len(ts) <= 12 and len(sig) == 64 and sig.isascii()):
-            raise _not_good()
+            raise not_good()
         moment = int(ts)
         good = [hmac.compare_digest(sig, _signature(key, purpose, mailbox, moment)) for key in self._keys(partner)]
         if not any(good):
-            raise _not_good()
+            raise not_good()
         if not -AHEAD <= self._clock() - moment <= VALID:
             raise BadLink("This link has expired.", "Go back to where you found it, and try again from there.")
 
@@ -192,7 +192,8 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.lower()
 
 
-def _not_good() -> BadLink:
+def not_good() -> BadLink:
+    """What is said of every link that is wrong, whatever is wrong with it."""
     return BadLink("This link is not good.", "Go back to where you found it, and try again from there.")
 
 

@@ -277,13 +277,16 @@ class AccessTokens:
         client: Client,
         refresh_token: str,
         keep: Callable[[str, str], Awaitable[None]],
+        load: Callable[[], Awaitable[str]],
     ) -> None:
         """`keep(old, new)` writes a refresh token that came in the old one's stead; what it raises is raised by `get`, and it
-        is called again before the next token is given out."""
+        is called again before the next token is given out. `load` reads the one that is kept: when ours is refused, another
+        process may have exchanged it."""
         self._oauth = oauth
         self._client = client
         self._refresh_token = refresh_token
         self._keep = keep
+        self._load = load
         self._unkept: str | None = None  # the refresh token that is still in the store
         self._token = ""
         self._good_until = 0.0
@@ -302,7 +305,7 @@ class AccessTokens:
     async def _make(self, fresh: bool) -> str:
         if fresh or self._oauth.clock() >= self._good_until:
             asked = self._oauth.clock()
-            tokens = await self._oauth.refresh(self._client, self._refresh_token)
+            tokens = await self._refreshed()
             self._token = tokens.access
             self._good_until = asked + tokens.life - min(AHEAD, tokens.life / 2)
             if tokens.refresh and tokens.refresh != self._refresh_token:
@@ -312,6 +315,16 @@ class AccessTokens:
             await self._keep(self._unkept, self._refresh_token)
             self._unkept = None
         return self._token
+
+    async def _refreshed(self) -> Tokens:
+        try:
+            return await self._oauth.refresh(self._client, self._refresh_token)
+        except OAuthError as error:
+            kept = await self._load() if error.code == "invalid_grant" and self._unkept is None else ""
+            if kept in ("", self._refresh_token):
+                raise
+            self._refresh_token = kept
+            return await self._oauth.refresh(self._client, kept)
 
     def _made(self, task: asyncio.Task[str]) -> None:
         self._task = None

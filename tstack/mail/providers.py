@@ -261,7 +261,13 @@ class Logins:
         async def keep(old: str, new: str) -> None:
             await self._keep(user.mailbox, old, new)
 
-        return Token(login, AccessTokens(self._oauth, client, secret, keep))
+        async def load() -> str:
+            try:
+                return admin.open_secret(self._sealer, await admin.get_user(self._store, user.mailbox))
+            except (admin.NotThere, SealBroken):
+                return ""
+
+        return Token(login, AccessTokens(self._oauth, client, secret, keep, load))
 
     async def _keep(self, mailbox: Mailbox, old: str, new: str) -> None:
         """Write a refresh token that came in the old one's stead, unless the user has got another meanwhile.

@@ -7,7 +7,6 @@ programs; a person reads what is wrong in the form, and on our own page when the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -20,11 +19,10 @@ from aiohttp import web
 from tstack.errors import Failure
 from tstack.identity.seal import SealBroken
 from tstack.mail import admin
-from tstack.mail.api import pages
+from tstack.mail.api import pages, requests
 from tstack.mail.api.problems import Problem
-from tstack.mail.api.requests import BODY_SECONDS
 from tstack.mail.api.service import Service
-from tstack.mail.connect import FLOW, BadLink, Flow, Purpose, with_query
+from tstack.mail.connect import FLOW, BadLink, Flow, Purpose, not_good, with_query
 from tstack.mail.event import Mailbox
 from tstack.mail.oauth import OAuthError, Tokens, authorization_url
 from tstack.mail.providers import Password, endpoints, is_oauth, oauth_client, where
@@ -144,7 +142,7 @@ class LinkPages:
         try:
             partner = await admin.get_partner(self._service.store, mailbox.partner)
         except admin.NotThere:
-            raise BadLink("This link is not good.", "") from None
+            raise not_good() from None
         self._links.check(purpose, partner, mailbox, query.get("ts", ""), sig)
         connection, user = await self._found(mailbox)
         flow = self._links.begin(purpose, partner, mailbox, query.get("success", ""), query.get("failure", ""))
@@ -171,12 +169,7 @@ class LinkPages:
             raise BadLink("This form was sent from another site.", "")
         if request.content_type != "application/x-www-form-urlencoded":
             raise Problem(415, "this is no form", "")
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                found = await request.post()
-        except TimeoutError:
-            raise Problem(408, "the form did not come in time", "") from None
-        return {name: value for name, value in found.items() if isinstance(value, str)}
+        return await requests.form(request)
 
     async def _login_fault(
         self, request: web.Request, connection: Connection, user: User, login: str, password: str

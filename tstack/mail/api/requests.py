@@ -92,12 +92,21 @@ def next_page(request: web.Request, after: str | None, limit: int) -> dict[str, 
     return {"Link": f'<{request.rel_url.raw_path}?{urlencode({"limit": limit, "after": after})}>; rel="next"'}
 
 
-async def _body(request: web.Request, fields: Mapping[str, Field]) -> dict[str, Any]:
+async def form(request: web.Request) -> dict[str, str]:
+    """The fields of a form of ours. Raises `Problem`."""
+    return _form(await _bytes(request), {})
+
+
+async def _bytes(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            data = await request.read()
+            return await request.read()
     except TimeoutError:
         raise Problem(408, "the body did not come in time", f"send it within {BODY_SECONDS:g} s") from None
+
+
+async def _body(request: web.Request, fields: Mapping[str, Field]) -> dict[str, Any]:
+    data = await _bytes(request)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem(415, "the body is compressed", "send it as it is")
     if not data:
