@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 from yarl import URL
 
 from tests.mail.documented import check
 from tests.oauth import SECRET, OAuthServer
+from tstack.env import Address
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
-from tstack.mail.api.app import create
+from tstack.mail.api.server import Limits, Server
 from tstack.mail.api.service import Rate, Rates, Service
 from tstack.mail.connect import Links
 from tstack.mail.event import Mailbox
@@ -75,7 +75,7 @@ class Desk:
     """The running application and what is around it."""
 
     service: Service
-    app: web.Application
+    server: Server
     provider: OAuthServer
     watchers: Watchers
     clock: Clock
@@ -142,20 +142,16 @@ async def desk(folder: Path, **options: Any) -> AsyncIterator[Desk]:
             "acme", success_url="https://app.example.com/done", failure_url="https://app.example.com/failed?a=b"
         )
         _, key = await admin.create_partner(store, sealer, partner)
-        runner = None
+        links = Links(sealer, "http://placeholder", local=options.get("local", True), clock=clock)
+        chosen: dict[str, Any] = {"local": True, "secure": False, "rates": NO_RATES, **options}
+        limits = chosen.pop("limits", None) or Limits(stop_seconds=0.1)
+        watchers = Watchers()
+        service = Service(store, sealer, links, oauth, watchers, **chosen)
+        server = Server(service, Address("127.0.0.1", 0), limits=limits)
+        await server.start()
         try:
-            links = Links(sealer, "http://placeholder", local=options.get("local", True), clock=clock)
-            chosen: dict[str, Any] = {"local": True, "secure": False, "rates": NO_RATES, **options}
-            service = Service(store, sealer, links, oauth, Watchers(), **chosen)
-            app = create(service)
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            url = f"http://{server.address}"
             links._url = url  # the port is known only now
-            watchers = service.control
-            assert isinstance(watchers, Watchers)
-            yield Desk(service, app, provider, watchers, clock, url, key)
+            yield Desk(service, server, provider, watchers, clock, url, key)
         finally:
-            if runner is not None:
-                await runner.cleanup()
+            await server.stop()

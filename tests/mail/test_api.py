@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 
 from tests.mail.desk import Desk, desk
 from tests.oauth import SECRET
+from tests.processes import PATIENCE
+from tstack.errors import Failure
 from tstack.mail import admin
+from tstack.mail.api.server import Limits, Server
 from tstack.mail.api.service import Rate, Rates
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
@@ -341,6 +345,48 @@ async def test_answers_are_for_nobody_s_cache_and_no_version_is_told(api: Desk) 
     assert answer.headers["Server"] == "tmail"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Strict-Transport-Security" not in answer.headers
+
+
+async def test_connections_are_bounded_in_number(tmp_path: Path) -> None:
+    async with desk(tmp_path, limits=Limits(connections=2, stop_seconds=0.1)) as api:
+        held = [await asyncio.open_connection("127.0.0.1", api.server.address.port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.server.address.port)
+        assert await asyncio.wait_for(_end(reader), PATIENCE) == b""
+        assert (api.server.open, api.server.refused) == (2, 1)
+        for one in (writer, *(writer for _, writer in held)):
+            one.close()
+        async with asyncio.timeout(PATIENCE):
+            while api.server.open:
+                await asyncio.sleep(0.01)
+        assert (await api.ask("GET", CONNECTIONS)).status == 200
+
+
+async def test_who_says_nothing_is_sent_away(tmp_path: Path) -> None:
+    async with desk(tmp_path, limits=Limits(connection_seconds=0.05, stop_seconds=0.1)) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.server.address.port)
+        assert await asyncio.wait_for(_end(reader), PATIENCE) == b""
+        writer.close()
+
+
+async def _end(reader: asyncio.StreamReader) -> bytes:
+    with contextlib.suppress(ConnectionResetError):
+        return await reader.read()
+    return b""
+
+
+async def test_what_is_no_http_is_told_nothing_of_us(api: Desk) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.address.port)
+    writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
+    writer.close()
+    assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+    assert b"application/problem+json" in answer
+    assert b"ython" not in answer
+
+
+async def test_an_address_that_is_taken(api: Desk) -> None:
+    with pytest.raises(Failure, match="cannot listen on"):
+        await Server(api.service, api.server.address).start()
 
 
 def _exactly(url: str) -> Any:

@@ -50,7 +50,7 @@ def operations() -> Iterator[tuple[str, str, Any]]:
 async def test_every_route_is_documented_and_nothing_else(api: Desk) -> None:
     routes = {
         (route.method, route.resource.canonical)
-        for route in api.app.router.routes()
+        for route in api.server.app.router.routes()
         if route.resource is not None and route.resource.canonical.startswith("/api/")
     }
     assert routes == {(method, path) for method, path, _ in operations()}

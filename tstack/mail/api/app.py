@@ -30,9 +30,9 @@ HEADERS: Final = {
 
 
 def create(service: Service) -> web.Application:
-    """The application, to be run by an `AppRunner`, alone or as part of another. `service` says all that it works with.
+    """The application, to be run by an `AppRunner`, alone (`server.Server`) or as part of another.
 
-    Run it without an access log (`access_log=None`): the query of a link is as good as the link.
+    `service` says all that it works with. Run it without an access log: the query of a link is as good as the link.
     """
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_answer_errors])
 
