@@ -19,7 +19,7 @@ from typing import Protocol
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Kind, Mail, Mailbox, Origin, rfc3339
 from tstack.mail.imap import commands
-from tstack.mail.imap.responses import Fetch, Response, Search
+from tstack.mail.imap.responses import Exists, Expunge, Fetch, Response, Search, Vanished
 from tstack.mail.imap.tokens import Value
 from tstack.mail.message import MAX_HEADERS, attachments, internal_date, keywords, read_headers
 
@@ -91,6 +91,9 @@ class Ears:
 
     def __init__(self) -> None:
         self.dirty = True
+        """Is it worth looking?"""
+        self.count: int | None = None
+        """Messages in the open folder, as far as that is known."""
         self.search: list[Search] = []
         self.fetched: dict[int, Fetch] = {}
         self.changed: set[bytes] = set()
@@ -116,12 +119,13 @@ class Folder:
         Raises `Refused`, `Lost`.
         """
         condstore = "CONDSTORE" in await connection.capabilities()
+        ears.count = None
         await connection.run(commands.examine(self.wire_name, condstore))
         known = connection.session.selected
         ears.dirty = self.mark is None or not self.mark.modseq or known.highest_modseq != self.mark.modseq
         validity = known.uid_validity or 0
         if self.mark is None:
-            self.mark = Mark(validity, known.uid_next or await self._end(connection, ears))
+            self.mark = Mark(validity, await self._end(connection, ears))
             await self._sink.put(self.name, (), self.mark)
         elif self.mark.uid_validity != validity:
             ears.dirty = True
@@ -171,20 +175,35 @@ class Folder:
                 self.mark = replace(mark, uid_next=batch[0], breaks=mark.breaks + 1)
                 await self._sink.put(self.name, (), self.mark)
             raise
-        if missing and not (alone and mark.failures + 1 >= TRIES):
+        unreadable, gone = await self._sort(connection, ears, missing)
+        if unreadable and not (alone and mark.failures + 1 >= TRIES):
             self._batch = 1
-            before = batch.index(missing[0])
+            before = batch.index(unreadable[0])
             if before:
-                return await self._settle(batch[:before], mails[:before], [])
-            self.mark = replace(mark, uid_next=batch[0], failures=mark.failures + 1)
-            await self._sink.put(self.name, (), self.mark)
+                safe = batch[:before]
+                kept = [found for found in mails if found.mail.uid in safe]
+                return await self._settle(safe, kept, [self._skipped(uid, "expunged") for uid in gone if uid in safe])
+            await self._failed(connection, replace(mark, uid_next=batch[0], failures=mark.failures + 1), alone)
             return 0
         self._batch = min(self._most, 2 * self._batch)
-        skipped = []
-        for uid in missing:
-            there = await self._search(connection, ears, f"UID {uid}")
-            skipped.append(self._skipped(uid, "unreadable" if uid in there else "expunged"))
-        return await self._settle(batch, mails, skipped)
+        skipped = [self._skipped(uid, "expunged") for uid in gone]
+        return await self._settle(batch, mails, skipped + [self._skipped(uid, "unreadable") for uid in unreadable])
+
+    async def _sort(
+        self, connection: ImapConnection, ears: Ears, missing: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Of the mails that did not come: those that are there all the same, and those that have gone."""
+        if not missing:
+            return [], []
+        there = set(await self._search(connection, ears, f"UID {commands.encode_set(missing)}"))
+        return [uid for uid in missing if uid in there], [uid for uid in missing if uid not in there]
+
+    async def _failed(self, connection: ImapConnection, mark: Mark, again_later: bool) -> None:
+        """A mail that is there does not come. That may be the connection's fault, so that the last word is another's."""
+        self.mark = mark
+        await self._sink.put(self.name, (), mark)
+        if again_later:
+            raise Lost("protocol", f"the server has a mail {mark.uid_next} in {self.name}, and does not give it")
 
     async def _settle(self, batch: Sequence[int], mails: Sequence[Found], skipped: Sequence[Notice]) -> int:
         """What was found of a batch is safe with the sink, and the mark is behind it."""
@@ -195,9 +214,9 @@ class Folder:
         await self._sink.put(self.name, [*mails, *skipped], self.mark)
         return len(batch)
 
-    def _skipped(self, uid: int, reason: str) -> Notice:
+    def _skipped(self, uid: int, reason: str, validity: int = -1) -> Notice:
         assert self.mark is not None
-        validity = self.mark.uid_validity
+        validity = self.mark.uid_validity if validity < 0 else validity
         data: dict[str, object] = {
             "mailbox": {"name": self.name, "uidvalidity": validity, "uid": uid},
             "reason": reason,
@@ -210,22 +229,31 @@ class Folder:
         assert old is not None
         data: dict[str, object] = {"mailbox": {"name": self.name}, "old": old.uid_validity, "new": validity}
         notice = Notice("reset", f"{old.uid_validity}.{old.uid_next}.{validity}", data, self.name)
-        end = connection.session.selected.uid_next or await self._end(connection, ears)
+        end = await self._end(connection, ears)
         since = (old.newest or datetime.now(UTC)) - AFTER_RESET
         uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}")
-        self.mark = Mark(validity, end, old.newest)
+        new = Mark(validity, end, old.newest)
         events: list[Found | Notice] = [notice]
         for batch in _batches([uid for uid in uids if uid < end]):
-            mails, missing = await self._fetch(connection, ears, batch, "catchup", 0)
+            mails, missing = await self._fetch(connection, ears, batch, "catchup", old.failures, new)
             unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
             events += [found for found in mails if found.mail.uid in unknown]
-            events += [self._skipped(uid, "unreadable") for uid in missing]
+            unreadable, _ = await self._sort(connection, ears, missing)
+            if unreadable and old.failures + 1 < TRIES:
+                await self._failed(connection, replace(old, failures=old.failures + 1), again_later=True)
+            events += [self._skipped(uid, "unreadable", validity) for uid in unreadable]
+        self.mark = new
         await self._sink.put(self.name, events, self.mark)
 
     async def _end(self, connection: ImapConnection, ears: Ears) -> int:
-        """One more than the last UID, for servers that do not tell UIDNEXT."""
+        """The UID from which on everything is new. Some servers tell no UIDNEXT, and some one that is too high, which would
+        cost mails: so the last mail has a say too. The lower one tells of too much rather than too little."""
+        selected = connection.session.selected
+        told = selected.uid_next or LAST_UID + 1
+        if selected.exists == 0:
+            return 1
         uids = await self._search(connection, ears, "UID *")
-        return max(uids, default=0) + 1
+        return min(told, max(uids, default=0) + 1)
 
     async def _search(self, connection: ImapConnection, ears: Ears, criteria: str) -> list[int]:
         """UIDs in their order, each once."""
@@ -238,9 +266,17 @@ class Folder:
         return sorted({uid for first, last in ranges for uid in range(max(1, first), last + 1)})
 
     async def _fetch(
-        self, connection: ImapConnection, ears: Ears, batch: Sequence[int], origin: Origin, failures: int
+        self,
+        connection: ImapConnection,
+        ears: Ears,
+        batch: Sequence[int],
+        origin: Origin,
+        failures: int,
+        mark: Mark | None = None,
     ) -> tuple[list[Found], list[int]]:
         """The mails of a batch, and the UIDs of which nothing of use came."""
+        mark = mark or self.mark
+        assert mark is not None
         items = ["UID", "INTERNALDATE", "RFC822.SIZE", "FLAGS", f"BODY.PEEK[HEADER]<0.{MAX_HEADERS}>"]
         if failures == 0:
             items.append("BODYSTRUCTURE")
@@ -251,7 +287,7 @@ class Folder:
         fetched = dict(ears.fetched)
         mails, missing = [], []
         for uid in batch:
-            mail = self._mail(fetched.get(uid), uid, origin, failures)
+            mail = self._mail(fetched.get(uid), uid, origin, failures, mark.uid_validity)
             if mail is None:
                 missing.append(uid)
             else:
@@ -268,13 +304,12 @@ class Folder:
         body = fetched.items.get("BODY[]") if fetched else None
         return body if isinstance(body, bytes) else None
 
-    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int) -> Mail | None:
+    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int, validity: int) -> Mail | None:
         if fetched is None:
             return None
         raw = fetched.items.get("BODY[HEADER]")
         if not isinstance(raw, bytes):
             return None
-        assert self.mark is not None
         size = fetched.items.get("RFC822.SIZE")
         files = attachments(fetched.items.get("BODYSTRUCTURE"))
         now = datetime.now(UTC)
@@ -287,7 +322,7 @@ class Folder:
             origin,
             self.name,
             "inbox" if self.name.upper() == "INBOX" else None,
-            self.mark.uid_validity,
+            validity,
             uid,
             keywords=keywords(fetched),
             labels=_labels(fetched.items.get("X-GM-LABELS")),
@@ -300,6 +335,13 @@ class Folder:
 def hear(ears: Ears, response: Response) -> None:
     """Note what a server says, whatever is under way."""
     match response:
+        case Exists():  # a count that we knew already is no news (and one may stay, when as many came as went: EXPUNGE)
+            ears.dirty = ears.dirty or response.count != ears.count
+            ears.count = response.count
+        case Expunge() if ears.count:
+            ears.count -= 1
+        case Vanished():
+            ears.count = None
         case Fetch() if (uid := response.uid) is not None:
             known = ears.fetched.get(uid)
             items: dict[str, Value] = {**known.items, **response.items} if known else dict(response.items)
