@@ -29,8 +29,8 @@ BATCH = 50
 RAW_BATCH = 8 << 20
 """Bytes of whole mails in one batch at most, all of which are held until they are safe."""
 
-TRIES = 3
-"""Tries of one mail until it is passed over."""
+TRIES = 4
+"""Tries of one mail until it is passed over: two on one connection, the others on one each, since it may be the connection."""
 
 BREAKS = 10
 """Connections that may break, one after the other, over the fetch of one mail alone."""
@@ -42,13 +42,17 @@ AFTER_RESET = timedelta(days=2)
 """How far back mails are looked at again when a folder was renumbered: mails that came in while nobody looked are among them,
 and those that were told of before are known by their content."""
 
+BEFORE_BEGIN = timedelta(hours=1)
+"""How far a server's clock may be behind ours, for what was there before a folder was looked at for the first time."""
+
 LAST_UID = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail at
-    `uid_next`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known."""
+    """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail with the
+    UID `failing`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known; `began`: when it was
+    looked at for the first time."""
 
     uid_validity: int
     uid_next: int
@@ -56,6 +60,19 @@ class Mark:
     failures: int = 0
     breaks: int = 0
     modseq: int = 0
+    failing: int = 0
+    began: datetime | None = None
+
+    def failed(self, uid: int, *, failures: int = 0, breaks: int = 0) -> Mark:
+        """The mark with more failures of a mail. It stays where it is: the server may have invented that mail, and others may
+        come before it."""
+        if uid != self.failing:
+            return replace(self, failing=uid, failures=failures, breaks=breaks)
+        return replace(self, failures=self.failures + failures, breaks=self.breaks + breaks)
+
+    def failures_of(self, uid: int) -> int:
+        """How often a mail was asked for in vain."""
+        return self.failures if uid == self.failing else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +142,7 @@ class Folder:
         ears.dirty = self.mark is None or not self.mark.modseq or known.highest_modseq != self.mark.modseq
         validity = known.uid_validity or 0
         if self.mark is None:
-            self.mark = Mark(validity, await self._end(connection, ears))
+            self.mark = Mark(validity, await self._end(connection, ears), began=datetime.now(UTC))
             await self._sink.put(self.name, (), self.mark)
         elif self.mark.uid_validity != validity:
             ears.dirty = True
@@ -155,7 +172,7 @@ class Folder:
         told = 0
         uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}" if since else "ALL")
         for batch in _batches([uid for uid in uids if uid < self.mark.uid_next]):
-            mails, _ = await self._fetch(connection, ears, batch, "sweep", 0)
+            mails, _ = await self._fetch(connection, ears, batch, "sweep", self.mark)
             await self._sink.put(self.name, mails, self.mark)
             told += len(mails)
         return told
@@ -165,25 +182,26 @@ class Folder:
         mark = self.mark
         assert mark is not None
         alone = len(batch) == 1
-        if alone and mark.breaks >= BREAKS:
+        failures = mark.failures_of(batch[0])
+        if alone and batch[0] == mark.failing and mark.breaks >= BREAKS:
             return await self._settle(batch, [], [self._skipped(batch[0], "breaks the connection")])
         try:
-            mails, missing = await self._fetch(connection, ears, batch, origin, mark.failures)
+            mails, missing = await self._fetch(connection, ears, batch, origin, mark, failures)
         except (Lost, Refused):
             self._batch = max(1, len(batch) // 2)
             if alone:
-                self.mark = replace(mark, uid_next=batch[0], breaks=mark.breaks + 1)
+                self.mark = mark.failed(batch[0], breaks=1)
                 await self._sink.put(self.name, (), self.mark)
             raise
         unreadable, gone = await self._sort(connection, ears, missing)
-        if unreadable and not (alone and mark.failures + 1 >= TRIES):
+        if unreadable and not (alone and failures + 1 >= TRIES):
             self._batch = 1
             before = batch.index(unreadable[0])
             if before:
                 safe = batch[:before]
                 kept = [found for found in mails if found.mail.uid in safe]
                 return await self._settle(safe, kept, [self._skipped(uid, "expunged") for uid in gone if uid in safe])
-            await self._failed(connection, replace(mark, uid_next=batch[0], failures=mark.failures + 1), alone)
+            await self._failed(batch[0], again_later=alone)
             return 0
         self._batch = min(self._most, 2 * self._batch)
         skipped = [self._skipped(uid, "expunged") for uid in gone]
@@ -198,19 +216,20 @@ class Folder:
         there = set(await self._search(connection, ears, f"UID {commands.encode_set(missing)}"))
         return [uid for uid in missing if uid in there], [uid for uid in missing if uid not in there]
 
-    async def _failed(self, connection: ImapConnection, mark: Mark, again_later: bool) -> None:
+    async def _failed(self, uid: int, *, again_later: bool) -> None:
         """A mail that is there does not come. That may be the connection's fault, so that the last word is another's."""
-        self.mark = mark
-        await self._sink.put(self.name, (), mark)
+        assert self.mark is not None
+        self.mark = self.mark.failed(uid, failures=1)
+        await self._sink.put(self.name, (), self.mark)
         if again_later:
-            raise Lost("protocol", f"the server has a mail {mark.uid_next} in {self.name}, and does not give it")
+            raise Lost("protocol", f"the server has a mail {uid} in {self.name}, and does not give it")
 
     async def _settle(self, batch: Sequence[int], mails: Sequence[Found], skipped: Sequence[Notice]) -> int:
         """What was found of a batch is safe with the sink, and the mark is behind it."""
         mark = self.mark
         assert mark is not None
         times = [found.mail.received for found in mails] + ([mark.newest] if mark.newest else [])
-        self.mark = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None))
+        self.mark = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None), began=mark.began)
         await self._sink.put(self.name, [*mails, *skipped], self.mark)
         return len(batch)
 
@@ -230,17 +249,20 @@ class Folder:
         data: dict[str, object] = {"mailbox": {"name": self.name}, "old": old.uid_validity, "new": validity}
         notice = Notice("reset", f"{old.uid_validity}.{old.uid_next}.{validity}", data, self.name)
         end = await self._end(connection, ears)
-        since = (old.newest or datetime.now(UTC)) - AFTER_RESET
+        since = (old.newest or old.began or datetime.now(UTC)) - AFTER_RESET
+        began = old.began - BEFORE_BEGIN if old.began else since
         uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}")
-        new = Mark(validity, end, old.newest)
+        new = Mark(validity, end, old.newest, began=old.began)
         events: list[Found | Notice] = [notice]
         for batch in _batches([uid for uid in uids if uid < end]):
-            mails, missing = await self._fetch(connection, ears, batch, "catchup", old.failures, new)
+            mails, missing = await self._fetch(connection, ears, batch, "catchup", new, old.failures)
             unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
-            events += [found for found in mails if found.mail.uid in unknown]
+            events += [found for found in mails if found.mail.uid in unknown and found.mail.received >= began]
             unreadable, _ = await self._sort(connection, ears, missing)
-            if unreadable and old.failures + 1 < TRIES:
-                await self._failed(connection, replace(old, failures=old.failures + 1), again_later=True)
+            if (
+                unreadable and old.failures + 1 < TRIES
+            ):  # their UIDs mean nothing to the mark: any counts for the folder
+                await self._failed(old.failing, again_later=True)
             events += [self._skipped(uid, "unreadable", validity) for uid in unreadable]
         self.mark = new
         await self._sink.put(self.name, events, self.mark)
@@ -271,12 +293,10 @@ class Folder:
         ears: Ears,
         batch: Sequence[int],
         origin: Origin,
-        failures: int,
-        mark: Mark | None = None,
+        mark: Mark,
+        failures: int = 0,
     ) -> tuple[list[Found], list[int]]:
         """The mails of a batch, and the UIDs of which nothing of use came."""
-        mark = mark or self.mark
-        assert mark is not None
         items = ["UID", "INTERNALDATE", "RFC822.SIZE", "FLAGS", f"BODY.PEEK[HEADER]<0.{MAX_HEADERS}>"]
         if failures == 0:
             items.append("BODYSTRUCTURE")
@@ -361,18 +381,22 @@ def mark_json(mark: Mark) -> dict[str, object]:
         "Failures": mark.failures,
         "Breaks": mark.breaks,
         "Modseq": mark.modseq,
+        "Failing": mark.failing,
+        "Began": rfc3339(mark.began) if mark.began else None,
     }
 
 
 def mark_of(fields: dict[str, object]) -> Mark:
     """The mark that `mark_json` wrote. Raises `ValueError`."""
-    numbers = [fields.get(name, 0) for name in ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq")]
-    newest = fields.get("Newest")
+    numbers = [fields.get(name, 0) for name in ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq", "Failing")]
+    newest, began = (
+        datetime.fromisoformat(when) if isinstance(when := fields.get(name), str) else None
+        for name in ("Newest", "Began")
+    )
     if not all(isinstance(one, int) and one >= 0 for one in numbers) or "UidNext" not in fields:
         raise ValueError("a mark without UidValidity and UidNext, or with what is no number")
-    validity, uid_next, failures, breaks, modseq = (int(one) for one in numbers if isinstance(one, int))
-    when = datetime.fromisoformat(newest) if isinstance(newest, str) else None
-    return Mark(validity, uid_next, when, failures, breaks, modseq)
+    validity, uid_next, failures, breaks, modseq, failing = (int(one) for one in numbers if isinstance(one, int))
+    return Mark(validity, uid_next, newest, failures, breaks, modseq, failing, began)
 
 
 def _batches(uids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -69,7 +69,7 @@ def _binary(number: int, message: Message, items: list[bytes]) -> bytes:
 
 
 def _quoted_string(number: int, message: Message, items: list[bytes]) -> bytes:
-    value = b'"' + b'Subject: \\"\xe4\xff\\\\" (' + b'"'
+    value = b'"Subject: \\"\xe4\xff\\\\ (\\" * 5 :)"'
     return _line(number, [*items, b"X-ODD " + value])
 
 

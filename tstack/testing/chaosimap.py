@@ -56,7 +56,8 @@ class ChaosImap:
         self.pace = pace
         self.port = port
         self.starttls = tls == "starttls"
-        self._plan, self._share, self._seed = tuple(plan), share, seed
+        self._plan, self._seed = tuple(plan), seed
+        self.share = share
         self._names = named(only) if only else [name for name in TABLE if not name.startswith("0.")]
         self._implicit = tls == "implicit"
         self._certificates = Certificates() if tls != "none" else None
@@ -116,7 +117,7 @@ class ChaosImap:
 
     def adopt(self, talk: Conversation) -> None:
         """A command has come: does something go wrong from now on?"""
-        if type(talk.script) is Script and talk.number > len(self._plan) and talk.script.choose.random() < self._share:
+        if type(talk.script) is Script and talk.number > len(self._plan) and talk.script.choose.random() < self.share:
             names = [name for name in self._names if number_of(name) in MID_SESSION]
             if names:
                 talk.script = self._script(
@@ -127,7 +128,7 @@ class ChaosImap:
         choose = random.Random(f"{self._seed}/{number}")  # noqa: S311 - see the import
         if number <= len(self._plan):
             return self._script(self._plan[number - 1], choose, number, 0)
-        if choose.random() < self._share:
+        if choose.random() < self.share:
             return self._script(choose.choice(self._names), choose, number, 0)
         return Script(choose)
 
