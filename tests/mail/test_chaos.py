@@ -192,7 +192,7 @@ async def test_pitfall_19_three_refusals_park_a_mailbox_and_nobody_tries_again()
 
 @pytest.mark.parametrize("name", ["4.unavailable", "4.bad", "18.code", "18.limit", "18.exchange", "1.bye"])
 async def test_pitfall_16_a_server_under_load_is_no_wrong_password(name: str) -> None:
-    async with met(*[name] * 4) as (server, told, _):
+    async with met(*[name] * 4) as (_, told, _):
         await told.until(lambda: told.state == "connected", "it connects")
         assert not {"parked", "auth_failed"} & {condition.state for condition in told.conditions}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tstack.testing import imapcommands
 from tstack.testing.imapcommands import Argument, Bad, Command, chosen, string
-from tstack.testing.mailboxes import Folder, Message, User, body_structure
+from tstack.testing.mailboxes import Folder, Message, User
 
 if TYPE_CHECKING:
     from tstack.testing.chaosimap import ChaosImap
@@ -505,7 +505,7 @@ def item(message: Message, name: bytes) -> bytes:
         b"RFC822.SIZE": lambda: b"%d" % len(message.raw),
         b"RFC822": lambda: literal(message.raw),
         b"RFC822.HEADER": lambda: literal(message.header),
-        b"BODYSTRUCTURE": lambda: body_structure(message.raw),
+        b"BODYSTRUCTURE": lambda: message.structure,
     }
     if upper in simple:
         return upper + b" " + simple[upper]()

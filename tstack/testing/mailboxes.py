@@ -32,6 +32,7 @@ class Message:
     raw: bytes
     when: datetime
     flags: set[bytes] = field(default_factory=set)
+    _structure: bytes = b""
 
     @property
     def header(self) -> bytes:
@@ -43,6 +44,12 @@ class Message:
     def text(self) -> bytes:
         """What follows the header."""
         return self.raw[len(self.header) :]
+
+    @property
+    def structure(self) -> bytes:
+        """BODYSTRUCTURE (RFC 3501 7.4.2), in the form without extension data but the disposition."""
+        self._structure = self._structure or _structure(email.message_from_bytes(self.raw))
+        return self._structure
 
 
 class Folder:
@@ -158,11 +165,6 @@ def simple_mail(number: int, more: bytes = b"", body: bytes = b"Hello\r\n") -> b
         b"Subject: m%d\r\nMessage-ID: <m%d@chaos.example>\r\nFrom: Chaos <chaos@chaos.example>\r\n"
         b"Date: Sat, 21 Nov 2026 01:16:17 +0000\r\n%s\r\n%s" % (number, number, more, body)
     )
-
-
-def body_structure(raw: bytes) -> bytes:
-    """BODYSTRUCTURE of a mail (RFC 3501 7.4.2), in the form without extension data but the disposition."""
-    return _structure(email.message_from_bytes(raw))
 
 
 def _structure(part: Parsed) -> bytes:

@@ -231,6 +231,11 @@ class Expunges(Script):
     def __init__(self, choose: random.Random, how: str) -> None:
         super().__init__(choose)
         self._how = how
+        self._given: list[int] = []
+
+    def fetched(self, talk: Conversation, number: int, message: Message, items: list[bytes]) -> bytes:
+        self._given.append(message.uid)
+        return super().fetched(talk, number, message, items)
 
     async def idle(self, talk: Conversation) -> None:
         if self._how == "storm":
@@ -242,8 +247,8 @@ class Expunges(Script):
         await talk.done()
 
     def push(self, talk: Conversation) -> None:
-        if self._how == "same count" and talk.folder is not None and len(talk.folder.messages) > 1:
-            talk.folder.expunge(talk.folder.uids[0], push=False)  # the mail that has just come in stays
+        if self._how == "same count" and talk.folder is not None and self._given:
+            talk.folder.expunge(self._given.pop(), push=False)  # what the client has not seen yet stays
         super().push(talk)
 
 
