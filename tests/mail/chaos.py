@@ -1,10 +1,11 @@
 """`python -m tests.mail.chaos`: the whole product on a bad day.
 
 A thousand mailboxes on the chaos server, several tmail on a real etcd and a tserve, 500 mails a minute; a tenth of what they
-do goes wrong, and again and again one of ours is killed (-9) and started again. In the end every mail has been told of, or passed over with a reason.
+do goes wrong, and again and again one of ours is killed (-9) and started again. In the end every mail has been told of, or
+passed over with a reason.
 
-Nothing is made faster here, so that the last mails may take as long as the longest back-off and IDLE: ten minutes. What is told
-at the end, and the exit code, say whether something was lost. `--seed` chooses what goes wrong and who is killed when.
+Nothing is made faster here: the last mails may take as long as the longest back-off and IDLE, ten minutes. What is told at the
+end, and the exit code, say whether something was lost. `--seed` chooses what goes wrong and who is killed when.
 """
 
 from __future__ import annotations
