@@ -48,9 +48,13 @@ namespace inbox {{
   inbox = yes
   separator = /
 }}
+auth_failure_delay = 0
 service anvil {{
   chroot =
   client_limit = 20000
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service auth {{
   client_limit = 20000

@@ -70,7 +70,7 @@ def _watch(server: ChaosImap, name: str, told: Told, gate: Gate) -> Watch:
 
 async def _until(condition: Callable[[], bool], watches: list[Watch]) -> None:
     """Until it is so; who is parked meanwhile gets new credentials."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(2 * PATIENCE):
         while not condition():
             for watch in watches:
                 if watch.condition.state == "parked":
