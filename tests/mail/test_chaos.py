@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -70,15 +70,12 @@ async def met(
     *plan: str,
     tls: Tls = "none",
     quirks: Quirks = QUICK,
-    told: Told | None = None,
     credentials: Password | None = None,
-    prepare: Callable[[ChaosImap], None] = lambda server: None,
     pace: float = 0.1,
 ) -> AsyncIterator[tuple[ChaosImap, Told, Watch]]:
     """A mailbox whose first connections meet these behaviours."""
-    told = told or Told()
+    told = Told()
     async with ChaosImap(plan=plan, tls=tls, pace=pace) as server:
-        prepare(server)
         where = Where("localhost" if tls != "none" else "127.0.0.1", server.port, tls)
         account = Account(BOX, where, credentials or Password())
         async with watched(server.port, told, account=account, quirks=quirks, context=server.client_context()) as watch:
