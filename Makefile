@@ -8,7 +8,7 @@ PROJECT := pyproject.toml setup.py
 WORKERS ?= 3
 SOURCES := $(shell find tstack -name '*.py')
 
-.PHONY: run test test-compiled services lint bench fuzz clean
+.PHONY: run test test-compiled services lint bench fuzz chaos clean
 
 run: $(VENV)/run.stamp
 	$(BIN)/tstack up --data-dir var --certs-dir certs
@@ -37,6 +37,10 @@ bench: $(VENV)/dev.stamp services
 FUZZ_SECONDS ?= 600
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.fuzz -seconds $(FUZZ_SECONDS) $(TARGETS)
+
+# The whole product on a mail server that misbehaves, with everything of ours killed now and then.
+chaos: $(VENV)/dev.stamp services
+	$(BIN)/python -m tests.mail.chaos $(CHAOS)
 
 # What can be made again. State (var) and certificates (certs) stay.
 clean:

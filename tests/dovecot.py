@@ -51,6 +51,7 @@ namespace inbox {{
   inbox = yes
   separator = /
 }}
+auth_failure_delay = 0
 service anvil {{
   chroot =
   client_limit = 20000

@@ -18,7 +18,7 @@ from tests.routing.wire import fragments
 from tstack.mqtt.codes import REASON_CODES, PacketType
 from tstack.mqtt.errors import MqttError
 
-NAMES = ("codec", "properties", "topics", "router", "websocket", "upgrade", "proxy", "scram")
+NAMES = ("codec", "properties", "topics", "router", "websocket", "upgrade", "proxy", "scram", "imap")
 REGRESSIONS = Path(__file__).parent / "regressions"
 """One folder a target, one file an input that once failed."""
 

@@ -28,8 +28,12 @@ PARKED = 24 * 3600.0
 class Backoff:
     """One mailbox's failures. Times are given, in seconds of any clock that only goes forward."""
 
-    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, jitter: Callable[[], float] = random.random, *, most: float = MOST, stable: float = STABLE
+    ) -> None:
         self._jitter = jitter
+        self._most = most
+        self._stable = stable
         self.failures = 0
         self.refusals = 0
         self._since: float | None = None
@@ -42,7 +46,7 @@ class Backoff:
     def failed(self, now: float, *, auth: bool = False, wait: float = 0.0) -> float:
         """A connection has failed or ended: the seconds until the next try. `auth`: the credentials were refused; `wait`: the
         server's own wish, which is granted."""
-        if self._since is not None and now - self._since >= STABLE:
+        if self._since is not None and now - self._since >= self._stable:
             self.failures = 0
         self._since = None
         self.failures += 1
@@ -50,8 +54,8 @@ class Backoff:
             self.refusals += 1
             if self.refusals >= FAILURES:
                 return PARKED * (1 + 0.1 * self._jitter())
-        grown = min(self.failures**3 - 1, MOST)
-        return max(wait, grown) * (0.75 + 0.5 * self._jitter()) + self._jitter()
+        grown = min(self.failures**3 - 1, self._most)
+        return max(wait, grown) * (0.75 + 0.5 * self._jitter()) + min(1.0, self._most) * self._jitter()
 
     @property
     def parked(self) -> bool:

@@ -64,6 +64,7 @@ class Checkpoints:
         self._known: dict[str, _Checkpoint] = {}
         self._changed: dict[str, None] = {}
         self._news = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.written = 0
         """Commits."""
@@ -76,6 +77,9 @@ class Checkpoints:
     async def stop(self) -> None:
         """Write what has moved, as far as the store takes it now. May be called twice."""
         if self._task is not None:
+            with contextlib.suppress(TimeoutError):  # what is on its way may arrive: else nobody knows whether it did
+                async with asyncio.timeout(STOP_TIMEOUT), self._writing:
+                    pass
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -140,8 +144,9 @@ class Checkpoints:
         while True:
             await self._news.wait()
             self._news.clear()
-            with contextlib.suppress(StoreUnavailable):  # it says so itself, and is asked again
-                await self.write()
+            async with self._writing:
+                with contextlib.suppress(StoreUnavailable):  # it says so itself, and is asked again
+                    await self.write()
             await asyncio.sleep(EVERY)
             if self._changed:
                 self._news.set()

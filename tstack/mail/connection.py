@@ -25,22 +25,11 @@ from tstack.mail.imap.commands import Command
 from tstack.mail.imap.responses import Response, Status
 from tstack.mail.imap.session import Completed, Session
 from tstack.mail.imap.tokens import ImapError, Limits
+from tstack.mail.quirks import Deadlines
 
 sslproto.SSLProtocol.max_size = 16 * 1024
 
 Tls = Literal["implicit", "starttls", "none"]
-
-CONNECT = 30.0
-"""Seconds for a connection, its TLS handshake and the greeting together."""
-
-COMMAND = 60.0
-"""Seconds for the end of a command, but where its sender knows better."""
-
-DONE = 20.0
-"""Seconds for the end of an IDLE that we ended."""
-
-LOGOUT = 5.0
-"""Seconds for a good-bye."""
 
 KEEPALIVE = (45, 15, 4)
 """Seconds of silence until the kernel probes, seconds between probes, probes: a dead path is known after 105 s."""
@@ -83,7 +72,13 @@ class ImapConnection(asyncio.Protocol):
     """A connection that is open until `close` or `Lost`. `on_response` is called for everything but the ends of commands, in
     the order it comes, whatever is under way."""
 
-    def __init__(self, on_response: Callable[[Response], None], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        on_response: Callable[[Response], None],
+        limits: Limits | None = None,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008 - frozen
+    ) -> None:
+        self._deadlines = deadlines
         self._session = Session(limits)
         self._on_response = on_response
         self._transport: asyncio.Transport | None = None
@@ -131,18 +126,18 @@ class ImapConnection(asyncio.Protocol):
         Raises `Lost`, and `Refused` for a greeting that is a farewell.
         """
         try:
-            async with asyncio.timeout(CONNECT):
+            async with asyncio.timeout(self._deadlines.connect):
                 await self._connect(where, context)
         except TimeoutError:
             self.abort()
-            raise Lost("timeout", f"{where} did not greet within {CONNECT:g} s") from None
+            raise Lost("timeout", f"{where} did not greet within {self._deadlines.connect:g} s") from None
 
-    async def run(self, command: Command, seconds: float = COMMAND) -> Status:
+    async def run(self, command: Command, seconds: float | None = None) -> Status:
         """A command, to its end. Raises `Refused` when that is not OK, and `Lost`."""
         self._start(command)
-        return await self._end(command, seconds)
+        return await self._end(command, seconds or self._deadlines.command)
 
-    async def try_to(self, command: Command, seconds: float = COMMAND) -> Status:
+    async def try_to(self, command: Command, seconds: float | None = None) -> Status:
         """A command whose refusal is no error; its end. Raises `Lost`."""
         try:
             return await self.run(command, seconds)
@@ -155,14 +150,14 @@ class ImapConnection(asyncio.Protocol):
         """IDLE until there is news, or for that long; was there news? Raises `Refused`, `Lost`."""
         command = commands.idle()
         self._start(command)
-        await self._until(lambda: self._session.waiting or self._completed is not None, COMMAND)
+        await self._until(lambda: self._session.waiting or self._completed is not None, self._deadlines.command)
         if self._completed is None:
             with contextlib.suppress(TimeoutError):
                 await self._wait(lambda: news() or self._completed is not None, seconds)
         if self._completed is None:
             self._session.answer()
             self._flush()
-        await self._end(command, DONE)
+        await self._end(command, self._deadlines.done)
         return news()
 
     async def rest(self, seconds: float, news: Callable[[], bool]) -> bool:
@@ -181,7 +176,7 @@ class ImapConnection(asyncio.Protocol):
         """Say good-bye, and close."""
         if self._error is None and self._session.command is None and self._session.state not in ("greeting", "ended"):
             with contextlib.suppress(Lost, Refused):
-                await self.run(commands.simple("LOGOUT"), LOGOUT)
+                await self.run(commands.simple("LOGOUT"), self._deadlines.logout)
         self.abort()
 
     def abort(self) -> None:
@@ -210,20 +205,22 @@ class ImapConnection(asyncio.Protocol):
         except OSError as error:
             raise Lost("connect", f"{where}: {error.strerror or error}") from None
         self.secure = first is not None
-        await self._wait(lambda: self._session.state != "greeting", CONNECT)
+        await self._wait(lambda: self._session.state != "greeting", self._deadlines.connect)
         if self._bye is not None:
             self.abort()
             raise Refused("greeting", self._bye)
+        if self._session.preauthenticated:
+            self.abort()
+            raise Lost(
+                "protocol", f"{where}: the server takes us for somebody who is logged in, and does not say for whom"
+            )
         if where.tls == "starttls":
             await self._start_tls(where, context)
 
     async def _start_tls(self, where: Where, context: ssl.SSLContext | None) -> None:
-        """RFC 3501 6.2.1. A server that has logged us in already would never be asked to."""
-        if self._session.preauthenticated:
-            self.abort()
-            raise Lost("tls", f"{where}: the server skips TLS by a greeting that needs no login")
+        """RFC 3501 6.2.1."""
         try:
-            await self.run(commands.simple("STARTTLS"), CONNECT)
+            await self.run(commands.simple("STARTTLS"), self._deadlines.connect)
         except Refused as refused:
             self.abort()
             raise Lost("tls", f"{where}: STARTTLS was refused: {refused.status.text[:200]}") from None
@@ -267,6 +264,8 @@ class ImapConnection(asyncio.Protocol):
         async with asyncio.timeout(seconds):
             while not condition():
                 self._check()
+                if self._bye is not None:  # what is still owed to us will not come
+                    raise Refused("connection", self._bye)
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter

@@ -19,7 +19,7 @@ from typing import Protocol
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Kind, Mail, Mailbox, Origin, rfc3339
 from tstack.mail.imap import commands
-from tstack.mail.imap.responses import Fetch, Response, Search
+from tstack.mail.imap.responses import Exists, Expunge, Fetch, Response, Search, Vanished
 from tstack.mail.imap.tokens import Value
 from tstack.mail.message import MAX_HEADERS, attachments, internal_date, keywords, read_headers
 
@@ -29,8 +29,8 @@ BATCH = 50
 RAW_BATCH = 8 << 20
 """Bytes of whole mails in one batch at most, all of which are held until they are safe."""
 
-TRIES = 3
-"""Tries of one mail until it is passed over."""
+TRIES = 4
+"""Tries of one mail until it is passed over: two on one connection, the others on one each, since it may be the connection."""
 
 BREAKS = 10
 """Connections that may break, one after the other, over the fetch of one mail alone."""
@@ -42,13 +42,17 @@ AFTER_RESET = timedelta(days=2)
 """How far back mails are looked at again when a folder was renumbered: mails that came in while nobody looked are among them,
 and those that were told of before are known by their content."""
 
+BEFORE_BEGIN = timedelta(hours=1)
+"""How far a server's clock may be behind ours, for what was there before a folder was looked at for the first time."""
+
 LAST_UID = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail at
-    `uid_next`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known."""
+    """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail with the
+    UID `failing`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known; `began`: when it was
+    looked at for the first time."""
 
     uid_validity: int
     uid_next: int
@@ -56,6 +60,19 @@ class Mark:
     failures: int = 0
     breaks: int = 0
     modseq: int = 0
+    failing: int = 0
+    began: datetime | None = None
+
+    def failed(self, uid: int, *, failures: int = 0, breaks: int = 0) -> Mark:
+        """The mark with more failures of a mail. It stays where it is: the server may have invented that mail, and others may
+        come before it."""
+        if uid != self.failing:
+            return replace(self, failing=uid, failures=failures, breaks=breaks)
+        return replace(self, failures=self.failures + failures, breaks=self.breaks + breaks)
+
+    def failures_of(self, uid: int) -> int:
+        """How often a mail was asked for in vain."""
+        return self.failures if uid == self.failing else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,9 @@ class Ears:
 
     def __init__(self) -> None:
         self.dirty = True
+        """Is it worth looking?"""
+        self.count: int | None = None
+        """Messages in the open folder, as far as that is known."""
         self.search: list[Search] = []
         self.fetched: dict[int, Fetch] = {}
         self.changed: set[bytes] = set()
@@ -116,12 +136,13 @@ class Folder:
         Raises `Refused`, `Lost`.
         """
         condstore = "CONDSTORE" in await connection.capabilities()
+        ears.count = None
         await connection.run(commands.examine(self.wire_name, condstore))
         known = connection.session.selected
         ears.dirty = self.mark is None or not self.mark.modseq or known.highest_modseq != self.mark.modseq
         validity = known.uid_validity or 0
         if self.mark is None:
-            self.mark = Mark(validity, known.uid_next or await self._end(connection, ears))
+            self.mark = Mark(validity, await self._end(connection, ears), began=datetime.now(UTC))
             await self._sink.put(self.name, (), self.mark)
         elif self.mark.uid_validity != validity:
             ears.dirty = True
@@ -151,7 +172,7 @@ class Folder:
         told = 0
         uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}" if since else "ALL")
         for batch in _batches([uid for uid in uids if uid < self.mark.uid_next]):
-            mails, _ = await self._fetch(connection, ears, batch, "sweep", 0)
+            mails, _ = await self._fetch(connection, ears, batch, "sweep", self.mark)
             await self._sink.put(self.name, mails, self.mark)
             told += len(mails)
         return told
@@ -161,43 +182,60 @@ class Folder:
         mark = self.mark
         assert mark is not None
         alone = len(batch) == 1
-        if alone and mark.breaks >= BREAKS:
+        failures = mark.failures_of(batch[0])
+        if alone and batch[0] == mark.failing and mark.breaks >= BREAKS:
             return await self._settle(batch, [], [self._skipped(batch[0], "breaks the connection")])
         try:
-            mails, missing = await self._fetch(connection, ears, batch, origin, mark.failures)
+            mails, missing = await self._fetch(connection, ears, batch, origin, mark, failures)
         except (Lost, Refused):
             self._batch = max(1, len(batch) // 2)
             if alone:
-                self.mark = replace(mark, uid_next=batch[0], breaks=mark.breaks + 1)
+                self.mark = mark.failed(batch[0], breaks=1)
                 await self._sink.put(self.name, (), self.mark)
             raise
-        if missing and not (alone and mark.failures + 1 >= TRIES):
+        unreadable, gone = await self._sort(connection, ears, missing)
+        if unreadable and not (alone and failures + 1 >= TRIES):
             self._batch = 1
-            before = batch.index(missing[0])
+            before = batch.index(unreadable[0])
             if before:
-                return await self._settle(batch[:before], mails[:before], [])
-            self.mark = replace(mark, uid_next=batch[0], failures=mark.failures + 1)
-            await self._sink.put(self.name, (), self.mark)
+                safe = batch[:before]
+                kept = [found for found in mails if found.mail.uid in safe]
+                return await self._settle(safe, kept, [self._skipped(uid, "expunged") for uid in gone if uid in safe])
+            await self._failed(batch[0], again_later=alone)
             return 0
         self._batch = min(self._most, 2 * self._batch)
-        skipped = []
-        for uid in missing:
-            there = await self._search(connection, ears, f"UID {uid}")
-            skipped.append(self._skipped(uid, "unreadable" if uid in there else "expunged"))
-        return await self._settle(batch, mails, skipped)
+        skipped = [self._skipped(uid, "expunged") for uid in gone]
+        return await self._settle(batch, mails, skipped + [self._skipped(uid, "unreadable") for uid in unreadable])
+
+    async def _sort(
+        self, connection: ImapConnection, ears: Ears, missing: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """Of the mails that did not come: those that are there all the same, and those that have gone."""
+        if not missing:
+            return [], []
+        there = set(await self._search(connection, ears, f"UID {commands.encode_set(missing)}"))
+        return [uid for uid in missing if uid in there], [uid for uid in missing if uid not in there]
+
+    async def _failed(self, uid: int, *, again_later: bool) -> None:
+        """A mail that is there does not come. That may be the connection's fault, so that the last word is another's."""
+        assert self.mark is not None
+        self.mark = self.mark.failed(uid, failures=1)
+        await self._sink.put(self.name, (), self.mark)
+        if again_later:
+            raise Lost("protocol", f"the server has a mail {uid} in {self.name}, and does not give it")
 
     async def _settle(self, batch: Sequence[int], mails: Sequence[Found], skipped: Sequence[Notice]) -> int:
         """What was found of a batch is safe with the sink, and the mark is behind it."""
         mark = self.mark
         assert mark is not None
         times = [found.mail.received for found in mails] + ([mark.newest] if mark.newest else [])
-        self.mark = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None))
+        self.mark = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None), began=mark.began)
         await self._sink.put(self.name, [*mails, *skipped], self.mark)
         return len(batch)
 
-    def _skipped(self, uid: int, reason: str) -> Notice:
+    def _skipped(self, uid: int, reason: str, validity: int = -1) -> Notice:
         assert self.mark is not None
-        validity = self.mark.uid_validity
+        validity = self.mark.uid_validity if validity < 0 else validity
         data: dict[str, object] = {
             "mailbox": {"name": self.name, "uidvalidity": validity, "uid": uid},
             "reason": reason,
@@ -210,22 +248,34 @@ class Folder:
         assert old is not None
         data: dict[str, object] = {"mailbox": {"name": self.name}, "old": old.uid_validity, "new": validity}
         notice = Notice("reset", f"{old.uid_validity}.{old.uid_next}.{validity}", data, self.name)
-        end = connection.session.selected.uid_next or await self._end(connection, ears)
-        since = (old.newest or datetime.now(UTC)) - AFTER_RESET
+        end = await self._end(connection, ears)
+        since = (old.newest or old.began or datetime.now(UTC)) - AFTER_RESET
+        began = old.began - BEFORE_BEGIN if old.began else since
         uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}")
-        self.mark = Mark(validity, end, old.newest)
+        new = Mark(validity, end, old.newest, began=old.began)
         events: list[Found | Notice] = [notice]
         for batch in _batches([uid for uid in uids if uid < end]):
-            mails, missing = await self._fetch(connection, ears, batch, "catchup", 0)
+            mails, missing = await self._fetch(connection, ears, batch, "catchup", new, old.failures)
             unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
-            events += [found for found in mails if found.mail.uid in unknown]
-            events += [self._skipped(uid, "unreadable") for uid in missing]
+            events += [found for found in mails if found.mail.uid in unknown and found.mail.received >= began]
+            unreadable, _ = await self._sort(connection, ears, missing)
+            if (
+                unreadable and old.failures + 1 < TRIES
+            ):  # their UIDs mean nothing to the mark: any counts for the folder
+                await self._failed(old.failing, again_later=True)
+            events += [self._skipped(uid, "unreadable", validity) for uid in unreadable]
+        self.mark = new
         await self._sink.put(self.name, events, self.mark)
 
     async def _end(self, connection: ImapConnection, ears: Ears) -> int:
-        """One more than the last UID, for servers that do not tell UIDNEXT."""
+        """The UID from which on everything is new. Some servers tell no UIDNEXT, and some one that is too high, which would
+        cost mails: so the last mail has a say too. The lower one tells of too much rather than too little."""
+        selected = connection.session.selected
+        told = selected.uid_next or LAST_UID + 1
+        if selected.exists == 0:
+            return 1
         uids = await self._search(connection, ears, "UID *")
-        return max(uids, default=0) + 1
+        return min(told, max(uids, default=0) + 1)
 
     async def _search(self, connection: ImapConnection, ears: Ears, criteria: str) -> list[int]:
         """UIDs in their order, each once."""
@@ -238,7 +288,13 @@ class Folder:
         return sorted({uid for first, last in ranges for uid in range(max(1, first), last + 1)})
 
     async def _fetch(
-        self, connection: ImapConnection, ears: Ears, batch: Sequence[int], origin: Origin, failures: int
+        self,
+        connection: ImapConnection,
+        ears: Ears,
+        batch: Sequence[int],
+        origin: Origin,
+        mark: Mark,
+        failures: int = 0,
     ) -> tuple[list[Found], list[int]]:
         """The mails of a batch, and the UIDs of which nothing of use came."""
         items = ["UID", "INTERNALDATE", "RFC822.SIZE", "FLAGS", f"BODY.PEEK[HEADER]<0.{MAX_HEADERS}>"]
@@ -251,7 +307,7 @@ class Folder:
         fetched = dict(ears.fetched)
         mails, missing = [], []
         for uid in batch:
-            mail = self._mail(fetched.get(uid), uid, origin, failures)
+            mail = self._mail(fetched.get(uid), uid, origin, failures, mark.uid_validity)
             if mail is None:
                 missing.append(uid)
             else:
@@ -268,13 +324,12 @@ class Folder:
         body = fetched.items.get("BODY[]") if fetched else None
         return body if isinstance(body, bytes) else None
 
-    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int) -> Mail | None:
+    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int, validity: int) -> Mail | None:
         if fetched is None:
             return None
         raw = fetched.items.get("BODY[HEADER]")
         if not isinstance(raw, bytes):
             return None
-        assert self.mark is not None
         size = fetched.items.get("RFC822.SIZE")
         files = attachments(fetched.items.get("BODYSTRUCTURE"))
         now = datetime.now(UTC)
@@ -287,7 +342,7 @@ class Folder:
             origin,
             self.name,
             "inbox" if self.name.upper() == "INBOX" else None,
-            self.mark.uid_validity,
+            validity,
             uid,
             keywords=keywords(fetched),
             labels=_labels(fetched.items.get("X-GM-LABELS")),
@@ -300,6 +355,13 @@ class Folder:
 def hear(ears: Ears, response: Response) -> None:
     """Note what a server says, whatever is under way."""
     match response:
+        case Exists():  # a count that we knew already is no news (and one may stay, when as many came as went: EXPUNGE)
+            ears.dirty = ears.dirty or response.count != ears.count
+            ears.count = response.count
+        case Expunge() if ears.count:
+            ears.count -= 1
+        case Vanished():
+            ears.count = None
         case Fetch() if (uid := response.uid) is not None:
             known = ears.fetched.get(uid)
             items: dict[str, Value] = {**known.items, **response.items} if known else dict(response.items)
@@ -319,18 +381,22 @@ def mark_json(mark: Mark) -> dict[str, object]:
         "Failures": mark.failures,
         "Breaks": mark.breaks,
         "Modseq": mark.modseq,
+        "Failing": mark.failing,
+        "Began": rfc3339(mark.began) if mark.began else None,
     }
 
 
 def mark_of(fields: dict[str, object]) -> Mark:
     """The mark that `mark_json` wrote. Raises `ValueError`."""
-    numbers = [fields.get(name, 0) for name in ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq")]
-    newest = fields.get("Newest")
+    numbers = [fields.get(name, 0) for name in ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq", "Failing")]
+    newest, began = (
+        datetime.fromisoformat(when) if isinstance(when := fields.get(name), str) else None
+        for name in ("Newest", "Began")
+    )
     if not all(isinstance(one, int) and one >= 0 for one in numbers) or "UidNext" not in fields:
         raise ValueError("a mark without UidValidity and UidNext, or with what is no number")
-    validity, uid_next, failures, breaks, modseq = (int(one) for one in numbers if isinstance(one, int))
-    when = datetime.fromisoformat(newest) if isinstance(newest, str) else None
-    return Mark(validity, uid_next, when, failures, breaks, modseq)
+    validity, uid_next, failures, breaks, modseq, failing = (int(one) for one in numbers if isinstance(one, int))
+    return Mark(validity, uid_next, newest, failures, breaks, modseq, failing, began)
 
 
 def _batches(uids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -32,7 +32,7 @@ from tstack.mail.folder import Ears, Folder, Mark, Sink, hear
 from tstack.mail.gates import Gate
 from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
-from tstack.mail.imap.responses import Exists, FolderStatus, Response
+from tstack.mail.imap.responses import FolderStatus, Response
 
 log = logging.getLogger("tstack.mail")
 
@@ -40,6 +40,9 @@ State = Literal["connecting", "connected", "auth_failed", "parked", "throttled",
 
 MAX_FOLDERS = 20
 """Folders of one mailbox."""
+
+VAIN = 10
+"""Looks in a row, each because the server called, that found nothing; after them we take our time (`Quirks.pause`)."""
 
 
 class Credentials(Protocol):
@@ -104,11 +107,12 @@ class Watch:
         self._context = context
         self._on_condition = on_condition
         self._clock = clock
-        self._backoff = Backoff()
+        self._backoff = Backoff(most=gate.quirks.retry_most, stable=gate.quirks.stable)
         self._ears = Ears()
         self._sweeps: deque[datetime | None] = deque(maxlen=MAX_FOLDERS)
         self._proven = False
         self._no_idle = False
+        self._vain = 0
         self._poll = gate.quirks.poll
         self._again = asyncio.Event()
         self._connection: ImapConnection | None = None
@@ -176,12 +180,15 @@ class Watch:
         end = self._clock() + (quirks.oauth_session if self.account.credentials.oauth else quirks.session) * (
             0.9 + 0.1 * random.random()  # noqa: S311 - see the import
         )
+        notified = await self._notify(connection)  # first, so that nothing comes in between
         await self._catch_up(connection)
         self._is(Condition("connected"))
-        notified = await self._notify(connection)
         while (left := end - self._clock()) > 0:
-            await self._wait(connection, left)
-            await self._look(connection, everywhere=not notified)
+            early = await self._wait(connection, left)
+            told = await self._look(connection, everywhere=not notified)
+            self._vain = self._vain + 1 if early and not told else 0
+            if self._vain >= VAIN:
+                await connection.rest(quirks.pause, self._again.is_set)
         await connection.close()
         return 0.0
 
@@ -192,7 +199,7 @@ class Watch:
             async with self._gate.login(self._proven):
                 if self._connection is not None:
                     self._connection.abort()
-                connection = self._connection = ImapConnection(self._hear)
+                connection = self._connection = ImapConnection(self._hear, deadlines=self._gate.quirks.deadlines)
                 await connection.open(self.account.where, self._context)
                 try:
                     capabilities = await connection.capabilities()
@@ -228,9 +235,7 @@ class Watch:
 
     def _hear(self, response: Response) -> None:
         hear(self._ears, response)
-        if isinstance(response, Exists):
-            self._ears.dirty = True
-        elif isinstance(response, FolderStatus):
+        if isinstance(response, FolderStatus):
             folder = self._by_wire_name.get(response.name)
             mark = folder.mark if folder else None
             if mark is not None and response.items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
@@ -239,27 +244,31 @@ class Watch:
     def _news(self) -> bool:
         return self._ears.dirty or bool(self._ears.changed) or self._again.is_set()
 
-    async def _wait(self, connection: ImapConnection, most: float) -> None:
-        """Until there is news, or it is time to look all the same."""
+    async def _wait(self, connection: ImapConnection, most: float) -> bool:
+        """Until there is news, or it is time to look all the same; is it before that time?"""
+        if self._news():
+            return True
         quirks = self._gate.quirks
         if quirks.idle and not self._no_idle and "IDLE" in await connection.capabilities():
             try:
                 renew = quirks.renew * (1 - random.random() / 6)  # noqa: S311 - see the import
+                start = self._clock()
                 await connection.idle(min(renew, most), self._news)
-                return
+                return self._clock() - start < min(renew, most)
             except Refused as refused:
                 if refused.status.condition != "BAD" or connection.session.state == "ended":
                     raise
                 self._no_idle = True
                 log.info("%s says that it has IDLE, and does not: it is polled", self.account.where)
-        await connection.rest(min(self._poll, most), self._news)
+        news = await connection.rest(min(self._poll, most), self._news)
         if not quirks.poll_by_status:
             await connection.run(commands.simple("NOOP"))
         else:
             await connection.run(commands.status(self._folders[0].wire_name))
+        return news
 
-    async def _look(self, connection: ImapConnection, *, everywhere: bool) -> None:
-        """The open folder, by UID; the others where there is a reason to."""
+    async def _look(self, connection: ImapConnection, *, everywhere: bool) -> int:
+        """The open folder, by UID; the others where there is a reason to. How many mails were told of."""
         self._again.clear()
         first = self._folders[0]
         self._ears.dirty = True
@@ -283,6 +292,7 @@ class Watch:
             told += await first.look(connection, self._ears)
         self.told += told
         self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
+        return told
 
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
         """Those of the folders that have something new, by STATUS."""

@@ -10,6 +10,23 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds that a server has, after which the connection is given up."""
+
+    connect: float = 30.0
+    """For a connection, its TLS handshake and the greeting together."""
+
+    command: float = 60.0
+    """For the end of a command."""
+
+    done: float = 20.0
+    """For the end of an IDLE that we ended."""
+
+    logout: float = 5.0
+    """For a good-bye."""
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """How a server is to be treated. Times in seconds."""
 
@@ -41,6 +58,17 @@ class Quirks:
 
     failures: int = 8
     """Logins with wrong credentials on this host in ten minutes; with more, servers ban our address."""
+
+    retry_most: float = 300.0
+    """Between tries of a mailbox that fails, at most."""
+
+    stable: float = 300.0
+    """A connection that was good for so long has its mailbox's failures forgotten."""
+
+    pause: float = 5.0
+    """Between looks at a mailbox whose server keeps on calling us, or ending IDLE, for nothing."""
+
+    deadlines: Deadlines = Deadlines()
 
 
 _BY_DOMAIN: dict[str, Quirks] = {
