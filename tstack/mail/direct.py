@@ -1,0 +1,52 @@
+"""Events straight to the broker, for what has somebody on the line who waits and will try again: no outbox.
+
+`Deliver` is what SMTP asks of whatever stands behind it, so an outbox on disk could stand there as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from tstack.client import Client
+from tstack.client.errors import Unreachable
+
+CONFIRM = 20.0
+"""Seconds that the broker has for its PUBACK: devices wait a minute or more for the answer to a mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event on its way. `source` and `id` name it (CloudEvents 1.0, 3.1), `key` the mail that it tells of."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    source: str
+    id: str
+    key: str = ""
+
+
+Deliver = Callable[[Sequence[Entry]], Awaitable[None]]
+"""Returns when all entries are safe; raises `Failure` when they may not be, and then they are brought again."""
+
+
+class Direct:
+    """Publishes at QoS 1 and waits for the PUBACK."""
+
+    def __init__(self, client: Client, timeout: float = CONFIRM) -> None:
+        self._client = client
+        self._timeout = timeout
+
+    async def deliver(self, entries: Sequence[Entry]) -> None:
+        """Returns when the broker has them all. Raises `Failure`, at once when there is no connection to the broker."""
+        if not self._client.connected:
+            raise Unreachable("there is no connection to the broker")
+        answers = await asyncio.gather(*map(self._publish, entries), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _publish(self, entry: Entry) -> None:
+        await self._client.publish(entry.topic, entry.payload, 1, entry.retain, self._timeout)
