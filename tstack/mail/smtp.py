@@ -157,8 +157,7 @@ class Ingress:
         self._servers.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP):
-                for session in list(self.sessions):
-                    await session.leave()
+                await asyncio.gather(*(session.leave() for session in self.sessions))
         for session in list(self.sessions):
             session.cut()
 
