@@ -129,8 +129,8 @@ async def test_never_a_relay_and_rights_decide() -> None:
             assert isinstance(refused, smtplib.SMTPRecipientsRefused), address
             said.add(refused.recipients[address])
         assert {code for code, _ in said} == {550, 553} or {code for code, _ in said} == {550}
-        assert await mail.send("ups@acme", "ups@other") == {"ups@other": (550, b"5.1.1 There is no such address here "
-                                                                          b"for you; nothing is relayed")}  # fmt: skip
+        some = await mail.send("ups@acme", "ups@other")
+        assert {address: code for address, (code, _) in some.items()} == {"ups@other": 550}
         assert (await mail.event())[0] == "acme/mail/smtp/ups/new"
         assert await mail.send("ups@other", login=("all", "secret-3")) is None
         assert (await mail.event())[0] == "other/mail/smtp/ups/new"

@@ -1,4 +1,4 @@
-"""The user that mail services publish as: `tmail`, who may publish under every user's `mail/` and read nothing.
+"""The user that mail services publish as: `tmail`, who may publish under every user's `mail/`, and read tracers alone.
 
 Its password is made once and kept in the data directory, readable for this system's user alone. The store and the file may
 lose each other (another machine, a folder that was removed): then the one that starts last has made a new password.
@@ -18,6 +18,7 @@ from tstack.store.interface import Store
 
 NAME = "tmail"
 RIGHTS = ("+/mail/#",)
+READS = ("+/mail/+/+/tracer",)
 PASSWORD_FILE = "tmail.password"  # noqa: S105 - the name of a file
 
 
@@ -33,7 +34,7 @@ async def ensure(store: Store, data_dir: Path) -> tuple[str, str]:
     try:
         user = await admin.get_user(store, NAME)
     except admin.NoSuchUser:
-        new = User(NAME, hash_, RIGHTS, subscribe=(), device_type="service", scram=scram)
+        new = User(NAME, hash_, RIGHTS, subscribe=READS, device_type="service", scram=scram)
         try:
             await admin.create_user(store, new, reuse=True)
             return NAME, password
