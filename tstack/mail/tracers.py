@@ -4,8 +4,8 @@ A tracer is a mail from a mailbox to itself, sent through the mailbox's own SMTP
 When it comes back by IMAP the watcher publishes it on the mailbox's `tracer` topic instead of `new`, and whoever subscribes
 there sees the whole way, up to the broker's subscribers.
 
-A token carries when it was made and is signed (HMAC-SHA256) for that very mailbox. Anybody can write such a subject, so a mail is
-a tracer only when the token verifies, is for the mailbox that it came to, and is not older than a day; any other is a mail
+A token carries when it was made and is signed (HMAC-SHA256) for that very mailbox. Anybody can write such a subject, so a mail
+is a tracer only when the token verifies, is for the mailbox that it came to, and is not older than a day; any other is a mail
 like all others and is told of as one. A tracer that comes twice has the same event id twice.
 """
 
