@@ -171,6 +171,21 @@ async def test_rights_that_are_taken_count_from_now_on() -> None:
         assert (await client.say("MAIL FROM:<a@b>", "RCPT TO:<ups@acme>")).startswith("550")
 
 
+async def test_who_is_banned_does_not_come_in() -> None:
+    banned: set[tuple[str, str]] = set()
+    async with taking(banned=lambda kind, value: (kind, value) in banned) as mail:
+        async with line(mail.port) as client:
+            await client.reply()
+            await client.say(*BEGIN)
+            banned.add(("user", "acme"))
+            assert (await client.say(MAIL + b".")).startswith("550")
+        refused = await mail.send("ups@acme")
+        assert refused.smtp_code == 535
+        banned.add(("address", "127.0.0.1"))
+        async with line(mail.port) as client:
+            assert (await client.reply()).startswith("421")
+
+
 async def test_the_login_method_that_cameras_know() -> None:
     async with taking() as mail, line(mail.port) as client:
         await client.reply()

@@ -67,7 +67,14 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why
             await client.wait_connected(FIRST_CONNECTION)
         blobs = await _blobs(values, data_dir, parts)
-        ingress = Ingress(options, broker.directory, Direct(client).deliver, blobs=blobs, context=context)
+        ingress = Ingress(
+            options,
+            broker.directory,
+            Direct(client).deliver,
+            blobs=blobs,
+            context=context,
+            banned=lambda kind, value: broker.gate.bans.find(kind, value) is not None,
+        )
         await ingress.start()
         parts.push_async_callback(ingress.stop)
         yield MailIn(ingress)

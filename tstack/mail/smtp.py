@@ -28,7 +28,7 @@ from typing import Literal
 
 from tstack.env import Address
 from tstack.errors import Failure
-from tstack.identity.bans import address_key
+from tstack.identity.bans import ADDRESS, USER, address_key
 from tstack.identity.directory import Directory, Refused
 from tstack.identity.failures import Backoff
 from tstack.identity.passwords import Busy
@@ -105,9 +105,13 @@ class Ingress:
         *,
         blobs: Blobs | None = None,
         context: Callable[[], ssl.SSLContext] | None = None,
+        banned: Callable[[str, str], bool] = lambda kind, value: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`context` makes the TLS context for STARTTLS, now and at each `reload`; without it there is none."""
+        """`context` makes the TLS context for STARTTLS, now and at each `reload`; without it there is none.
+
+        `banned` is asked of addresses and users, in the words of `identity/bans.py`.
+        """
         self.options = options
         self.limits = options.limits
         self.figures: Counter[str] = Counter()
@@ -120,6 +124,7 @@ class Ingress:
         self._deliver = deliver
         self._blobs = blobs
         self._make_context = context
+        self._banned = banned
         self._clock = clock
         self._backoff = Backoff(self.limits.login_wait, 900.0, self.limits.failures)
         self._by_address: Counter[str] = Counter()
@@ -181,6 +186,8 @@ class Ingress:
     def enter(self, session: Session) -> bool:
         """A session begins; False when there are too many."""
         address = address_key(session.ip)
+        if self._banned(ADDRESS, address):
+            return self._refuse("banned")
         count = self._by_address[address]
         if len(self.sessions) >= self.limits.sessions:
             return self._refuse("sessions")
@@ -201,12 +208,16 @@ class Ingress:
     async def authenticate(self, ip: str, login: bytes, password: bytes) -> str:
         """The name of the user who logs in. Raises `Denied`."""
         name = login.decode("utf-8", "replace")
-        who = (address_key(ip), name)
+        address = address_key(ip)
+        who = (address, name)
         if (wait := self._backoff.wait(who, self._clock())) > 0:
             self._refuse("login_wait")
             raise Denied(f"454 4.7.0 Too many wrong logins; try again in {wait:.0f} s")
+        if self._banned(USER, name):
+            self._refuse("banned")
+            raise Denied(WRONG_LOGIN)
         try:
-            user = await self._directory.authenticate(name, password)
+            user = await self._directory.authenticate(name, password, address)
         except Busy:
             self._refuse("busy")
             raise Denied("454 4.7.0 Too many log in now; try again later") from None
@@ -232,7 +243,8 @@ class Ingress:
                 raise Denied(LOGIN_FIRST)
             user = mailbox.partner
         owner = self._directory.users.get(mailbox.partner)
-        if owner is None or owner.deleted or owner.disabled or not self._directory.may_publish(user, topic):
+        gone = owner is None or owner.deleted or owner.disabled or owner.is_expired(time.time())
+        if gone or self._banned(USER, user) or not self._directory.may_publish(user, topic):
             self._refuse("route")
             raise Denied(NO_ROUTE)
 
