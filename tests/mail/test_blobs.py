@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from tests.broker.serving import ANY, until
 from tests.mail.taking import MAIL, SMTP, taking
 from tstack.errors import Failure
+from tstack.mail import blob_http
 from tstack.mail.blob_http import BlobListener
 from tstack.mail.blobs import BlobLimits, Blobs, blob_key
 
@@ -134,6 +136,43 @@ async def test_a_disk_that_takes_nothing_is_a_failure_with_a_word(tmp_path: Path
             html = b"Content-Type: text/html\r\n\r\n<p>\r\n"
             (tmp_path / "blobs" / hashlib.sha256(html).hexdigest()[:2]).write_bytes(b"in the way")
             assert (await mail.send("ups@acme", raw=html)).smtp_code == 452
+
+
+async def test_connections_are_counted_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blob_http, "CONNECTIONS", 2)
+    async with kept(tmp_path) as blobs:
+        blob = await blobs.put(MAIL)
+        host, port = blobs.url.removeprefix("http://").split(":")
+        open_ = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        assert await asyncio.wait_for(over(open_), 20) == 1
+        for _, writer in open_:
+            writer.transport.abort()
+
+        async def served() -> bool:
+            try:
+                return (await get(blob.url))[0] == 200
+            except aiohttp.ClientError:
+                return False
+
+        async with asyncio.timeout(20):
+            while not await served():
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(blob_http, "LONGEST", 0.05)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.transport.abort()
+
+
+async def over(connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> int:
+    """Wait until one of them has ended; how many have."""
+    reads = [asyncio.create_task(reader.read()) for reader, _ in connections]
+    done, rest = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+    for one in rest:
+        one.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    return len(done)
 
 
 def test_the_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from email.message import Message
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 from aiohttp import web
@@ -34,6 +36,12 @@ HEADERS = {
 
 IDLE = 15.0
 """Seconds that a connection stays open between requests."""
+
+LONGEST = 300.0
+"""Seconds of a connection: for a client that sends nothing, or does not read what it asked for."""
+
+CONNECTIONS = 100
+"""Connections at once; one more is closed unanswered."""
 
 STOP = 2.0
 """Seconds that downloads have when the service stops."""
@@ -75,30 +83,71 @@ class BlobListener:
         self._blobs = blobs
         self._where = where
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self.open = 0
+        """Connections now."""
 
     async def start(self) -> Address:
         """Listen; the address it got. Raises `Failure`."""
         app = web.Application()
         add_routes(app, self._blobs)
-        self._runner = web.AppRunner(
-            app, access_log=None, logger=_http_log, keepalive_timeout=IDLE, shutdown_timeout=STOP
-        )
+        self._runner = web.AppRunner(app, shutdown_timeout=STOP)
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, self._where.host, self._where.port).start()
+            self._listener = await loop.create_server(
+                lambda: _Connection(server, self), self._where.host, self._where.port
+            )
         except OSError as error:
             await self.stop()
             raise Failure(
-                f"cannot listen on {self._where}: {error.strerror or error}",
+                f"cannot listen on {self._where}: {os.strerror(error.errno) if error.errno else error}",
                 "choose another -blobaddr, or end what listens there",
             ) from None
-        return Address(*self._runner.addresses[0][:2])
+        return Address(*self._listener.sockets[0].getsockname()[:2])
 
     async def stop(self) -> None:
         """End. May be called twice."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol with a place among the open ones and an end."""
+
+    __slots__ = ("_counted", "_end", "_of")
+
+    def __init__(self, server: web.Server, of: BlobListener) -> None:
+        loop = asyncio.get_running_loop()
+        no_log = cast("Any", None)  # how aiohttp is told to keep none
+        super().__init__(server, loop=loop, keepalive_timeout=IDLE, logger=_http_log, access_log=no_log)
+        self._of = of
+        self._counted = False
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        going = cast(asyncio.Transport, transport)
+        if self._of.open >= CONNECTIONS:
+            going.abort()
+        else:
+            self._of.open += 1
+            self._counted = True
+            self._end = asyncio.get_running_loop().call_later(LONGEST, going.abort)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        if self._counted:
+            self._of.open -= 1
+            self._counted = False
+        super().connection_lost(exc)
 
 
 def _asked(request: web.Request, blobs: Blobs) -> Path:
