@@ -23,7 +23,8 @@ from tstack.mail import service_user
 from tstack.mail.blob_http import BlobListener
 from tstack.mail.blobs import BlobLimits, Blobs, blob_key
 from tstack.mail.direct import Direct
-from tstack.mail.smtp import Ingress, Limits, Options, Raw
+from tstack.mail.s3 import Bucket, S3Blobs
+from tstack.mail.smtp import Ingress, Keeper, Limits, Options, Raw
 from tstack.pki.certificates import server_context
 from tstack.pki.files import CertsFolder
 from tstack.store.interface import Store
@@ -66,7 +67,7 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
         client = await parts.enter_async_context(Client(_client_options(broker, values, name, password)))
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why
             await client.wait_connected(FIRST_CONNECTION)
-        blobs = await _blobs(values, data_dir, parts)
+        blobs = await _keeper(values, data_dir, parts)
         ingress = Ingress(
             options,
             broker.directory,
@@ -103,8 +104,16 @@ def _options(values: Values) -> Options:
     )
 
 
-async def _blobs(values: Values, data_dir: Path, parts: contextlib.AsyncExitStack) -> Blobs | None:
-    """The blob store with its listener, when there is an address for it."""
+async def _keeper(values: Values, data_dir: Path, parts: contextlib.AsyncExitStack) -> Keeper | None:
+    """Where mails are kept: in a bucket, or in a folder with a listener, when there is an address for it."""
+    if values[declared.S3_URL]:
+        bucket = Bucket(
+            values[declared.S3_URL], values[declared.S3_KEY], values[declared.S3_SECRET], values[declared.S3_REGION]
+        )
+        there = S3Blobs(bucket, values[declared.BLOB_KEEP])
+        parts.push_async_callback(there.stop)
+        await there.start()
+        return there
     if not values[declared.BLOB_ADDR] or values[declared.SMTP_RAW] == "never":
         return None
     limits = BlobLimits(keep=values[declared.BLOB_KEEP], size=values[declared.BLOB_SIZE])

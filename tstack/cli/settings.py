@@ -294,8 +294,16 @@ BLOB_URL = Setting(
 )  # fmt: skip
 BLOB_KEEP = Setting("blobkeep", "TSTACK_BLOB_KEEP", seconds, "7d", "how long a mail is kept")
 BLOB_SIZE = Setting("blobsize", "TSTACK_BLOB_SIZE", size, "1GiB", "bytes of all kept mails; above it the oldest go")
+S3_URL = Setting(
+    "s3url", "TSTACK_S3_URL", str, "",
+    "S3 bucket to keep mails in, as in 'https://BUCKET.s3.REGION.amazonaws.com/mails'; blank: in the data directory",
+)  # fmt: skip
+S3_REGION = Setting("s3region", "TSTACK_S3_REGION", str, "us-east-1", "region of that bucket")
+S3_KEY = Setting("s3key", "TSTACK_S3_KEY", str, "", "access key of that bucket")
+S3_SECRET = Setting("s3secret", "TSTACK_S3_SECRET", str, "", "secret of that access key", secret=True)
 MAIL_IN = (
-    SMTP_ADDR, LMTP_ADDR, SMTP_OPEN, SMTP_SIZE, SMTP_RAW, BLOB_ADDR, BLOB_URL, BLOB_KEEP, BLOB_SIZE
+    SMTP_ADDR, LMTP_ADDR, SMTP_OPEN, SMTP_SIZE, SMTP_RAW, BLOB_ADDR, BLOB_URL, BLOB_KEEP, BLOB_SIZE, S3_URL, S3_REGION,
+    S3_KEY, S3_SECRET,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

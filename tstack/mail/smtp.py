@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Literal
+from typing import Literal, Protocol
 
 from tstack.env import Address
 from tstack.errors import Failure
@@ -34,7 +34,6 @@ from tstack.identity.failures import Backoff
 from tstack.identity.passwords import Busy
 from tstack.logs import RateLimited, clean
 from tstack.mail import content, event
-from tstack.mail.blobs import Blobs
 from tstack.mail.direct import Deliver, Entry
 from tstack.mail.event import Blob, Mailbox
 from tstack.mail.smtp_session import LATER, LOGIN_FIRST, NO_ROUTE, TAKEN, WRONG_LOGIN, Denied, LmtpSession, Session
@@ -94,6 +93,13 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
+class Keeper(Protocol):
+    """Where whole mails are kept: a folder (`blobs.py`) or a bucket (`s3.py`)."""
+
+    async def put(self, data: bytes) -> Blob:
+        """Keep some bytes, safe when this returns. Raises `Failure`."""
+
+
 class Ingress:
     """Listeners for SMTP and LMTP, and what their sessions share."""
 
@@ -103,7 +109,7 @@ class Ingress:
         directory: Directory,
         deliver: Deliver,
         *,
-        blobs: Blobs | None = None,
+        blobs: Keeper | None = None,
         context: Callable[[], ssl.SSLContext] | None = None,
         banned: Callable[[str, str], bool] = lambda kind, value: False,
         clock: Callable[[], float] = time.monotonic,
