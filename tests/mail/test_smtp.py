@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import smtplib
 import ssl
 from collections.abc import Sequence
@@ -39,6 +40,10 @@ async def test_a_mail_is_an_event_and_its_retry_has_the_same_id() -> None:
         assert await mail.send("acme+ups@example.org") is None
         again = (await mail.event())[1]
         assert (again["source"], again["id"]) == (event["source"], event["id"])
+        assert event["id"] == hashlib.sha256(MAIL).hexdigest()
+        same_words = b"Subject: power failed\r\n\r\nOn battery.\r\n"  # the hour is part of what names it
+        assert await mail.send("ups@acme", raw=same_words) is None
+        assert (await mail.event())[1]["id"] != hashlib.sha256(same_words).hexdigest()
         assert await mail.send("ups@acme", raw=MAIL.replace(b"battery", b"mains")) is None
         assert (await mail.event())[1]["id"] != event["id"]
 
