@@ -1,8 +1,8 @@
 """Kept mails in an S3 bucket instead of a folder: the same claim check, and links that lead to the bucket itself.
 
 Everything goes by presigned URLs (AWS Signature Version 4, query parameters): one with which we PUT, one that the event
-carries, so that who fetches a mail needs no account. Any store that speaks S3 does. When mails go is a lifecycle rule of the bucket's; a
-link ends after `keep`, a week at most, which is the longest that a signature may be valid.
+carries, so that who fetches a mail needs no account. Any store that speaks S3 does. When mails go is a lifecycle rule of the
+bucket's; a link ends after `keep`, a week at most, which is the longest that a signature may be valid.
 """
 
 from __future__ import annotations
