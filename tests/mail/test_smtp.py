@@ -21,7 +21,7 @@ from tests.mail.taking import BEGIN, HELLO, LMTP, MAIL, PATIENCE, SMTP, line, pl
 from tests.mosquitto import Pki
 from tstack.errors import Failure
 from tstack.identity import admin
-from tstack.mail.direct import Entry
+from tstack.mail.outbox import Entry
 from tstack.mail.smtp import Limits, Options
 from tstack.pki.certificates import server_context
 

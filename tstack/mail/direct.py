@@ -7,25 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from tstack.client import Client
 from tstack.client.errors import Unreachable
+from tstack.mail.outbox import Entry
 
 CONFIRM = 20.0
 """Seconds that the broker has for its PUBACK: devices wait a minute or more for the answer to a mail."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event on its way. `source` and `id` name it (CloudEvents 1.0, 3.1), `key` the mail that it tells of."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    source: str
-    id: str
-    key: str = ""
 
 
 Deliver = Callable[[Sequence[Entry]], Awaitable[None]]

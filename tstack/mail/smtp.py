@@ -34,8 +34,9 @@ from tstack.identity.failures import Backoff
 from tstack.identity.passwords import Busy
 from tstack.logs import RateLimited, clean
 from tstack.mail import content, event
-from tstack.mail.direct import Deliver, Entry
+from tstack.mail.direct import Deliver
 from tstack.mail.event import Blob, Mailbox
+from tstack.mail.outbox import Entry
 from tstack.mail.smtp_session import LATER, LOGIN_FIRST, NO_ROUTE, TAKEN, WRONG_LOGIN, Denied, LmtpSession, Session
 from tstack.store.interface import StoreUnavailable
 
