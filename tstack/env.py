@@ -349,6 +349,17 @@ def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(found)
 
 
+def user_networks(text: str) -> tuple[tuple[str, IPv4Network | IPv6Network], ...]:
+    """Any number of users, each with a network: `acme@192.168.1.0/24 *@127.0.0.1`."""
+    found = []
+    for word in words(text):
+        user, _, network = word.partition("@")
+        if not user or not network:
+            raise ValueError(f"holds {word!r}, which is no user with a network such as acme@10.0.0.0/8")
+        found += [(user, one) for one in networks(network)]
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Address:
     """A host and a port to listen on or to connect to; an IPv6 host carries no brackets here."""

@@ -15,7 +15,10 @@ from tests.processes import Running, command, free_port, run
 from tstack.pki.authority import Authority
 from tstack.pki.files import CertsFolder
 
-ANYWHERE = ("-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0")
+ANYWHERE = (
+    "-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr=127.0.0.1:0",
+    "-blobaddr=127.0.0.1:0",
+)  # fmt: skip
 TOOLS = ("tregister", "tconsume", "tpublish")
 
 
@@ -224,7 +227,7 @@ def test_doctor_beside_a_running_stack(tmp_path: Path, certs: str) -> None:
         assert code == 0
         assert found[f"port {plain}"] == found[f"port {tls}"] == ("ok", "a broker answers")
         assert found[f"port {free}"] == ("ok", "nobody listens there: free")
-        assert found["store"] == ("ok", "embedded: 1 users")
+        assert found["store"] == ("ok", "embedded: 2 users")  # bob, and tmail, who publishes mails
         assert found["server certificate"][0] == "ok"
 
 

@@ -43,10 +43,11 @@ def test_the_story(home: Path) -> None:
         need(program)
     blocks = re.findall(r"```sh\n(.*?)```", README.split("## From nothing")[1].split("## In production")[0], re.DOTALL)
     assert blocks[0].strip() == "make run"
-    ports = {"8000": free_port(), "1883": free_port(), "8883": free_port()}
+    ports = {"8000": free_port(), "1883": free_port(), "8883": free_port(), "2525": free_port()}
     up = [
         *command("tstack"), "up", "--data-dir", "var", "--certs-dir", "certs", "-addrAdmin=",
         f"-port={ports['8000']}", f"-addr=127.0.0.1:{ports['1883']}", f"-addrTls=127.0.0.1:{ports['8883']}",
+        f"-smtpaddr=127.0.0.1:{ports['2525']}", "-blobaddr=127.0.0.1:0",
     ]  # fmt: skip
     with Running(up, cwd=home) as stack:
         stack.wait_for("Ctrl-C stops it")
@@ -60,6 +61,8 @@ def test_the_story(home: Path) -> None:
             wait_until(lambda: '/temperature","21.5"' in shell.output, "the last message has not come")
             name = (home / "name").read_text()
             assert f'"{name}/hello","hello world"' in shell.output
+            assert '"consumer/mail/smtp/ups/new","{' in shell.output
+            assert '""subject"":""power failed""' in shell.output
             assert "denied" in shell.output
             assert json.loads((home / "device.json").read_text())["Name"] == name
         assert f"{name} (client" in stack.output

@@ -19,6 +19,8 @@ from tstack.env import (
     pairs,
     port,
     seconds,
+    size,
+    user_networks,
     words,
 )
 
@@ -263,6 +265,47 @@ QOS = Setting(
 RETAIN = Setting("retain", "TPUBLISH_RETAIN", boolean, "false", "let the broker keep it for whoever subscribes later")
 PUBLISH_WAIT = Setting("wait", "TPUBLISH_WAIT", seconds, "30s", "how long the broker has to confirm the message")
 
+# -- mail in by SMTP and LMTP -----------------------------------------------------------------------------------------
+
+SMTP_ADDR = Setting(
+    "smtpaddr", "TSTACK_SMTP_ADDR", addresses, "127.0.0.1:2525",
+    "listeners for mail by SMTP, which becomes events; blank: none",
+)  # fmt: skip
+LMTP_ADDR = Setting(
+    "lmtpaddr", "TSTACK_LMTP_ADDR", addresses, "",
+    "listeners for mail by LMTP, from a mail server of yours; blank: none",
+)  # fmt: skip
+SMTP_OPEN = Setting(
+    "smtpopen", "TSTACK_SMTP_OPEN", user_networks, "",
+    "whose mail is taken from where without a login, as in 'acme@192.168.1.0/24 lab@127.0.0.1'; * is every user",
+)  # fmt: skip
+SMTP_SIZE = Setting("smtpsize", "TSTACK_SMTP_SIZE", size, "10MiB", "bytes of a mail at most")
+SMTP_RAW = Setting(
+    "smtpraw", "TSTACK_SMTP_RAW", choice("needed", "always", "never"), "needed",
+    "which mails are kept whole, for the link in their event: those that the event does not tell all of, all, or none",
+)  # fmt: skip
+BLOB_ADDR = Setting(
+    "blobaddr", "TSTACK_BLOB_ADDR", addresses, "127.0.0.1:8026",
+    "listener that kept mails are fetched from; blank: none are kept",
+)  # fmt: skip
+BLOB_URL = Setting(
+    "bloburl", "TSTACK_BLOB_URL", str, "",
+    "what links to kept mails begin with, when a proxy stands before that listener; blank: its own address",
+)  # fmt: skip
+BLOB_KEEP = Setting("blobkeep", "TSTACK_BLOB_KEEP", seconds, "7d", "how long a mail is kept")
+BLOB_SIZE = Setting("blobsize", "TSTACK_BLOB_SIZE", size, "1GiB", "bytes of all kept mails; above it the oldest go")
+S3_URL = Setting(
+    "s3url", "TSTACK_S3_URL", str, "",
+    "S3 bucket to keep mails in, as in 'https://BUCKET.s3.REGION.amazonaws.com/mails'; blank: in the data directory",
+)  # fmt: skip
+S3_REGION = Setting("s3region", "TSTACK_S3_REGION", str, "us-east-1", "region of that bucket")
+S3_KEY = Setting("s3key", "TSTACK_S3_KEY", str, "", "access key of that bucket")
+S3_SECRET = Setting("s3secret", "TSTACK_S3_SECRET", str, "", "secret of that access key", secret=True)
+MAIL_IN = (
+    SMTP_ADDR, LMTP_ADDR, SMTP_OPEN, SMTP_SIZE, SMTP_RAW, BLOB_ADDR, BLOB_URL, BLOB_KEEP, BLOB_SIZE, S3_URL, S3_REGION,
+    S3_KEY, S3_SECRET,
+)  # fmt: skip
+
 # -- tuser ------------------------------------------------------------------------------------------------------------
 
 # Names of its own, so that what a client is set to use is not what an administrator overwrites by accident.
@@ -300,8 +343,8 @@ TUSER_KEY: tuple[Setting[Any], ...] = (REG_KEY, SEAL_KEY, CERTS_DIR, *STORE, *LO
 """Of `tuser key`, in place of those."""
 
 TOP: tuple[Setting[Any], ...] = (ADMIN_URL,)
-UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG)))
-"""What `tstack up` and `tstack doctor` can be told: all of the two services'."""
+UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG, *MAIL_IN)))
+"""What `tstack up` and `tstack doctor` can be told: all of the services'."""
 
 UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""}
 """What is for one machine listens on that machine alone, and devices are told of its own listener."""
@@ -309,7 +352,7 @@ UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
     "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER,
     "tuser key": TUSER_KEY,
-    "tstack top": TOP,
+    "tstack top": TOP, "tstack up": MAIL_IN,
 }  # fmt: skip
 
 

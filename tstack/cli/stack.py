@@ -17,6 +17,7 @@ from tstack.broker import collector
 from tstack.broker.server import Broker
 from tstack.cli import doctor, pki, top
 from tstack.cli import settings as declared
+from tstack.cli.mail_in import MailIn, mail_in
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
@@ -81,9 +82,11 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
+        mail = await parts.enter_async_context(mail_in(store, broker, values))
+        life.on_reload(mail.reload)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
-        _greet(values, broker, registration, key, fresh)
+        _greet(values, broker, registration, mail, key, fresh)
         life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         service.notify("READY=1")
         await life.stopping.wait()
@@ -134,7 +137,7 @@ def _broker_url(broker: Broker) -> str:
     return f"ssl://localhost:{ports['mqtts']}" if "mqtts" in ports else f"tcp://localhost:{ports['mqtt']}"
 
 
-def _greet(values: Values, broker: Broker, registration: Registration, key: str, fresh: bool) -> None:
+def _greet(values: Values, broker: Broker, registration: Registration, mail: MailIn, key: str, fresh: bool) -> None:
     """Say what is listened on and, at the first start, what to try."""
     say: list[str] = ["", "tstack is up:"]
     names = {
@@ -148,6 +151,7 @@ def _greet(values: Values, broker: Broker, registration: Registration, key: str,
     if broker.options.unix is not None:
         say.append(f"  {'MQTT, Unix socket':20} {broker.options.unix}")
     say += [f"  {'registration':20} {url}" for url in registration.urls]
+    say += [f"  {'mail in':20} {scheme}://{where}" for scheme, where in mail.addresses]
     if fresh:
         device = Path(values[declared.DATA_DIR]) / "device"
         folder = f"-config-dir={shlex.quote(str(device))}"

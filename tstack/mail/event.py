@@ -90,6 +90,8 @@ class Mail:
     attachments: tuple[Attachment, ...] | None = None
     """None when they are not known."""
     preview: str | None = None
+    text: tuple[str, str] | None = None
+    """The text of a part, with the part's identifier, where the event carries it."""
     body: Blob | None = None
     attempt: int = 1
 
@@ -131,6 +133,7 @@ def _smaller(mail: Mail) -> list[Mail]:
     """The mail with less and less of what grows."""
     few = replace(mail.headers, references=mail.headers.references[-5:], in_reply_to=mail.headers.in_reply_to[:5])
     first = replace(mail, headers=few, attachments=(mail.attachments or ())[:20] or mail.attachments, preview=None)
+    first = replace(first, text=None)
     least = replace(few, to=few.to[:5], cc=few.cc[:5], bcc=(), reply_to=few.reply_to[:1], from_=few.from_[:5])
     least = replace(least, message_id=least.message_id[:1], references=(), in_reply_to=())
     return [first, replace(first, headers=least, attachments=None, labels=(), keywords={})]
@@ -191,6 +194,8 @@ def _data(mail: Mail, truncated: bool) -> dict[str, object]:
             "attempt": mail.attempt,
         },
     }
+    if mail.text is not None:
+        data["bodyValues"] = {mail.text[0]: {"value": mail.text[1], "isTruncated": False}}  # RFC 8621 4.1.4
     if mail.body is not None:
         data["blob"] = mail.body.to_json()
     return data

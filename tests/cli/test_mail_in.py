@@ -1,0 +1,125 @@
+"""Mail in as a part of `tstack up`: curl sends, over TLS too, the event comes, and what it links to can be fetched."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import PATIENCE, Running, command, need, run
+from tstack.identity import admin
+from tstack.mail import service_user
+from tstack.store.embedded import EmbeddedStore
+
+CONSUMER = ("-username=consumer", "-password=see-everything-1")
+PICTURE = """\
+From: cam@home
+Subject: motion
+Content-Type: multipart/mixed; boundary=b
+
+--b
+Content-Type: image/jpeg; name=door.jpg
+Content-Transfer-Encoding: base64
+
+/9hwaWN0dXJl
+--b--
+"""
+
+
+class Up:
+    """A `tstack up` and a consumer of everything."""
+
+    def __init__(self, stack: Running, consumer: Running, folder: Path) -> None:
+        self.stack, self.consumer, self.folder = stack, consumer, folder
+        self.smtp = stack.wait_for(r"mail in +(smtp://\S+)")[1]
+
+    def curl(self, text: str, to: str, *flags: str, user: str = "consumer:see-everything-1") -> int:
+        """Send a mail; curl's exit code."""
+        login = ["--user", user] if user else []
+        mail = ["--mail-from", "cam@home", "--mail-rcpt", to, "--upload-file", "-"]
+        sent = run([need("curl"), "-sS", "--crlf", *flags, *login, self.smtp, *mail], stdin=text, cwd=self.folder)
+        return sent.returncode
+
+    def event(self, topic: str) -> dict[str, Any]:
+        """The event that came on a topic."""
+        self.consumer.wait_for(f'"{topic}"')
+        rows = [row for row in csv.reader(self.consumer.output.splitlines()) if len(row) == 3 and row[1] == topic]
+        event: dict[str, Any] = json.loads(rows[0][2])
+        return event
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("up")
+    flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=", "-port=0", "-smtpaddr=127.0.0.1:0"]
+    flags += ["-blobaddr=127.0.0.1:0", "-smtpopen=lab@127.0.0.0/8", "-smtpsize=64KiB"]
+    with Running([*command("tstack"), "up", *flags], cwd=folder) as stack:
+        url = "tcp://" + stack.wait_for(r"mqtt://(\S+)")[1]
+        stack.wait_for("Ctrl-C stops it")
+        for name, rights in (("consumer", "#"), ("lab", "lab/#")):
+            added = run([*command("tuser"), "add", name, f"-rights={rights}", "-password=see-everything-1", "-data-dir=var"],
+                        cwd=folder)  # fmt: skip
+            assert added.returncode == 0, added.stderr
+        consume = [*command("tconsume"), "-ctype=stdout", f"-mqtturl={url}", *CONSUMER, "-topic=#"]
+        with Running(consume) as consumer:
+            consumer.wait_for("subscribed to")
+            yield Up(stack, consumer, folder)
+
+
+def test_a_picture_sent_over_tls_can_be_fetched(up: Up) -> None:
+    tls = ("--ssl-reqd", "--cacert", "certs/ca.crt")
+    up.smtp = up.smtp.replace("127.0.0.1", "localhost")
+    assert up.curl(PICTURE, "cam1@consumer.home", *tls) == 0
+    data = up.event("consumer/mail/smtp/cam1/new")["data"]
+    assert (data["subject"], data["attachments"][0]["name"]) == ("motion", "door.jpg")
+    url = f"{data['blob']['url']}/{data['attachments'][0]['partId']}"
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        assert (answer.headers["Content-Type"], answer.read()) == ("image/jpeg", b"\xff\xd8picture")
+    assert len(list((up.folder / "var" / "blobs").glob("??/*"))) == 1
+    assert "Traceback" not in up.stack.output
+
+
+def test_without_a_login_where_it_is_listed(up: Up) -> None:
+    assert up.curl("Subject: hello\n\n.\n..\n", "lab+ups@home", user="") == 0
+    assert up.event("lab/mail/smtp/ups/new")["data"]["bodyValues"]["1"]["value"] == ".\n.."
+
+
+def test_what_is_refused(up: Up) -> None:
+    assert up.curl("Subject: x\n\nx\n", "ups@consumer", user="") == 55
+    assert up.curl("Subject: x\n\nx\n", "bob@gmail.com") == 55
+    assert up.curl("Subject: x\n\nx\n", "ups@consumer", user="lab:see-everything-1") == 55
+    assert up.curl("Subject: x\n\nx\n", "ups@consumer", user="consumer:wrong") == 67
+    assert up.curl("Subject: x\n\n" + "x\n" * 50_000, "ups@consumer") != 0
+    assert "see-everything-1" not in up.stack.output
+
+
+def test_a_port_that_is_taken_ends_the_start_with_a_word(up: Up, tmp_path: Path) -> None:
+    port = up.smtp.rpartition(":")[2]
+    flags = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", f"-smtpaddr=127.0.0.1:{port}", "-blobaddr="]
+    done = run([*command("tstack"), "up", *flags], cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "-smtpaddr" in done.stderr
+
+
+async def test_the_service_user_is_made_once_and_keeps_what_is_its(tmp_path: Path) -> None:
+    async with EmbeddedStore(":memory:") as store:
+        name, password = await service_user.ensure(store, tmp_path / "var")
+        first = await admin.get_user(store, name)
+        assert (first.rights, first.subscribe) == (service_user.RIGHTS, service_user.READS)
+        assert stat.S_IMODE((tmp_path / "var" / service_user.PASSWORD_FILE).stat().st_mode) == 0o600
+        assert await service_user.ensure(store, tmp_path / "var") == (name, password)
+        assert (await admin.get_user(store, name)).revision == first.revision
+        await admin.set_disabled(store, name, True)
+        other = await service_user.ensure(store, tmp_path / "elsewhere")
+        assert other[1] != password
+        assert (await admin.get_user(store, name)).disabled
+        await admin.delete_user(store, name)
+        await service_user.ensure(store, tmp_path / "var")
+        assert not (await admin.get_user(store, name)).disabled
