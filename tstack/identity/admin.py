@@ -286,7 +286,9 @@ async def _change(
     for attempt in range(ATTEMPTS):
         old = await get_user(store, name, deleted=deleted)
         new = replace(change(old), changed=now_text())
-        fresh = await revocations(store, name, revoke(old), reason, new.changed)
+        gone = tuple(revoke(old))
+        new = replace(new, renewed={one: other for one, other in new.renewed.items() if one not in gone})
+        fresh = await revocations(store, name, gone, reason, new.changed)
         revision = await _commit(store, note, Put(user_key(name), _encode(new), old.revision), *fresh, *noted)
         if revision is not None:
             return replace(new, revision=revision)

@@ -116,7 +116,6 @@ class Registration:
 
         self._directory = Directory(store, changed)
         lockout = Lockout(options.limits, clock)
-        lockout = Lockout(options.limits, clock)
         self._keyring = Keyring(store, default_key(options.key), lockout, options.sealer)
         self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
@@ -136,7 +135,7 @@ class Registration:
         self._register = Register(
             self._registrar, keyring=self._keyring, rates=self._rates, refusals=refusals, limits=options.limits
         )
-        self._retirement = Retirement(store, "treg")
+        self._retirement = Retirement(store, "treg", self._audit)
         login = DeviceLogin(
             self._directory,
             authority,
