@@ -343,6 +343,7 @@ async def test_a_csr_gets_the_same_certificate_again(desk: Desk) -> None:
 async def test_an_idempotency_key_with_another_body_is_refused(desk: Desk) -> None:
     await desk.device(again=AGAIN, device_type="pump")
     assert problem(await desk.device(again=AGAIN, device_type="toaster")) == (422, "idempotency-key-reused")
+    assert problem(await desk.device(again=AGAIN, hardware_id="EE:FF")) == (422, "idempotency-key-reused")
     assert len(await names(desk.store)) == 1
 
 
@@ -368,7 +369,7 @@ async def test_an_answer_that_somebody_has_tampered_with_is_not_given(desk: Desk
     await desk.device(again=AGAIN)
     (item,) = (await desk.store.range(IDEMPOTENCY_PREFIX)).items
     await desk.store.put(item.key, item.value[:-1] + bytes([item.value[-1] ^ 1]))
-    assert problem(await desk.device(again=AGAIN))[0] == 400
+    assert problem(await desk.device(again=AGAIN))[0] == 422
     assert len(await names(desk.store)) == 1
 
 
