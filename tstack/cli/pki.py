@@ -233,7 +233,9 @@ async def _revoke(values: Values, flags: argparse.Namespace, store: Store) -> No
     serial = _serial(flags.certificate)
     issued = await get_certificate(store, serial)
     user = "" if issued is None else issued.user
-    note = Note(Audit(store), Entry("certificate.revoked", user, serial=serial, actor=actor("pki"), reason=flags.reason))
+    note = Note(
+        Audit(store), Entry("certificate.revoked", user, serial=serial, actor=actor("pki"), reason=flags.reason)
+    )
     if issued is not None and issued.user:
         try:
             await admin.revoke_certificates(store, issued.user, [serial], reason=flags.reason, note=note)

@@ -25,7 +25,7 @@ from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.admin import AdminApi
 from tstack.registration.clients import Proxies
-from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.connections import HEADERS, Connections, Counts, leave_or_close
 from tstack.registration.crl import RevocationList
 from tstack.registration.devices import Devices
 from tstack.registration.est import Est
@@ -257,9 +257,8 @@ class Registration:
         await self._keyring.stop()
         await self._directory.stop()
 
-    def _count_connections(self) -> tuple[int, int]:
-        connections = self._connections
-        return (0, 0) if connections is None else (connections.open, connections.turned_away)
+    def _count_connections(self) -> Counts:
+        return Counts() if self._connections is None else self._connections.counts
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
@@ -297,7 +296,7 @@ async def _answer_errors(
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:
     policy = response.headers.get(CSP, HEADERS[CSP])  # a page has its own
     response.headers.update({**HEADERS, CSP: policy})
-    response.force_close()
+    leave_or_close(request, response)
 
 
 async def _insist_on_tls(request: web.Request, response: web.StreamResponse) -> None:

@@ -113,7 +113,7 @@ class Registrar:
         key tells.
         """
         if self._working >= self._limits.registering:
-            raise Later("too many registrations at once", "try again later", 1)
+            raise Later("too many registrations at once", "try again later", 1, limit="registering")
         replay = Replay(wanted) if wanted.idempotency_key else None
         if replay is not None and replay.id in self._in_flight:
             raise Conflict(
@@ -155,7 +155,12 @@ class Registrar:
             if made is not None:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)
-        raise Later("no free name was found", "nearly every name is taken; tell whoever runs the service", 60)
+        raise Later(
+            "no free name was found",
+            "nearly every name is taken; tell whoever runs the service",
+            60,
+            limit="name_attempts",
+        )
 
     def _may_be_known(self, job: _Job) -> bool:
         """Could this request or this device have been here before, as far as is known without a look-up in the store?
