@@ -6,8 +6,8 @@
   handler that returns a constant, which is the ceiling; and renewals.
 * storm: so many devices (10 000) at once, each trying again as `Retry-After` says; anything but success, 429 and 503 is wrong.
 
-The client makes its requests on raw sockets, one connection a request as devices do, or `--keep` as long as the service keeps it,
-as proxies do. It shares the cores with all the rest: figures are what this machine does with both.
+The client makes its requests on raw sockets, one connection a request as devices do, or `--keep` as long as the service keeps
+it, as proxies do. It shares the cores with all the rest: figures are what this machine does with both.
 """
 
 from __future__ import annotations
@@ -382,8 +382,7 @@ def plain(port: int) -> None:
 
     async def constant(request: web.Request) -> web.Response:
         await request.read()
-        answer = web.Response(text='{"name": "ABC-123"}', content_type="application/json", status=201)
-        return answer
+        return web.Response(text='{"name": "ABC-123"}', content_type="application/json", status=201)
 
     try:
         import uvloop

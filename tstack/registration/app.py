@@ -174,7 +174,6 @@ class Registration:
             limits=options.limits,
         )
         self._crl = RevocationList(self._directory, authority)
-        self._expiry = Expiry(authority.chain)
         self._admin = AdminApi(
             store,
             self._directory,
@@ -190,6 +189,7 @@ class Registration:
         self._metrics = Metrics(
             self._directory, fleet, self._audit, self._admin.access, lockout, self._count_connections
         )
+        self._expiry = Expiry(authority.chain, self._metrics.ending)
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None

@@ -68,6 +68,10 @@ class Metrics:
         text = "".join(self._lines(states, ends))
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
+    async def ending(self) -> Mapping[str, int]:
+        """How many devices have certificates that have ended, or end soon, by the names of `SOON`."""
+        return (await self._devices())[1]
+
     async def _devices(self) -> tuple[Counter[str], Counter[str]]:
         """How many devices there are in each state, and how many have certificates that end soon."""
         states, ends = Counter[str](), Counter[str]()

@@ -183,8 +183,8 @@ class Mirror(Generic[T]):
 
 @contextlib.contextmanager
 def _collector_held_back() -> Iterator[None]:
-    """No garbage collection meanwhile: what is read stays, and to walk all of it again with each quarter that comes takes longer
-    than to read it. Of two at once the outer one decides.
+    """No garbage collection meanwhile: what is read stays, and to walk all of it again with each quarter that comes costs more
+    than it frees. Of two at once the outer one decides.
     """
     was_on = gc.isenabled()
     gc.disable()
