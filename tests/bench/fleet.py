@@ -6,8 +6,8 @@
   handler that returns a constant, which is the ceiling; and renewals.
 * storm: so many devices (10 000) at once, each trying again as `Retry-After` says; anything but success, 429 and 503 is wrong.
 
-The client makes its requests on raw sockets, one connection a request as the service wants it, and shares the cores with all
-the rest: figures are what this machine does with both.
+The client makes its requests on raw sockets, one connection a request as devices do, or `--keep` as long as the service keeps
+it, as proxies do. It shares the cores with all the rest: figures are what this machine does with both.
 """
 
 from __future__ import annotations
@@ -99,16 +99,45 @@ async def ask(port: int, data: bytes) -> tuple[int, int, bytes]:
     return int(head[9:12]), int(after[0]) if after else 0, body
 
 
+class Kept:
+    """Connections one after the other, each for as many requests as the service takes on it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, data: bytes) -> tuple[int, int, bytes]:
+        """As `ask`."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._streams
+        writer.write(data)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        body = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+        if b"connection: close" in head:
+            writer.close()
+            self._streams = None
+        return int(head[9:12]), 0, body
+
+
+KEEP = False
+
+
 async def load(port: int, count: int, make: Callable[[int], bytes], at_once: int = AT_ONCE) -> Tally:
     """So many requests, some at a time."""
     tally = Tally()
     numbers = iter(range(count))
 
     async def worker() -> None:
+        connection = Kept(port)
         for number in numbers:
             began = time.perf_counter()
+            data = make(number)
             try:
-                status, _, body = await ask(port, make(number))
+                if KEEP:
+                    status, _, body = await connection.ask(data.replace(b"Connection: close\r\n", b""))
+                else:
+                    status, _, body = await ask(port, data)
             except OSError as error:
                 tally.errors[type(error).__name__] += 1
                 continue
@@ -353,9 +382,7 @@ def plain(port: int) -> None:
 
     async def constant(request: web.Request) -> web.Response:
         await request.read()
-        answer = web.Response(text='{"name": "ABC-123"}', content_type="application/json", status=201)
-        answer.force_close()
-        return answer
+        return web.Response(text='{"name": "ABC-123"}', content_type="application/json", status=201)
 
     try:
         import uvloop
@@ -382,7 +409,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=100_000, help="devices that are there")
     parser.add_argument("--count", type=int, default=5000, help="registrations of each way")
     parser.add_argument("--storm", type=int, default=10_000, help="devices that come at once")
+    parser.add_argument("--keep", action="store_true", help="several requests on a connection")
     args = parser.parse_args(argv)
+    global KEEP
+    KEEP = args.keep
     if args.what == "plain":
         plain(args.port)
         return 0

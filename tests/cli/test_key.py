@@ -86,6 +86,19 @@ def test_a_key_from_its_making_to_its_end(key: Key) -> None:
     assert digest(secret) not in everything
 
 
+def test_a_quota_and_an_end_are_changed_and_nothing_else(key: Key) -> None:
+    (made,) = key.json("add", "plant", "-quota=5", "-ways", "csr")
+    assert key.ok("set", "plant", "-quota=7") == "key plant: 0 of 7 devices\n"
+    (changed,) = key.json("set", "plant", "-expires=2031-01-01T00:00:00Z")
+    assert (changed["Quota"], changed["Expires"]) == (7, "2031-01-01T00:00:00Z")
+    (changed,) = key.json("set", "plant", "-expires=", "-quota=0")
+    assert changed | {"Changed": "", "Quota": 5, "RegistrationKey": made["RegistrationKey"]} == made | {"Changed": ""}
+    for args, code in ((("set", "plant"), 2), (("set", "plant", "-quota=many"), 2), (("set", "none", "-quota=1"), 1)):
+        assert key(*args)[0] == code
+    key.ok("revoke", "plant")
+    assert "is revoked" in key("set", "plant", "-quota=1")[2]
+
+
 def test_what_was_made_is_told_in_json_once(key: Key) -> None:
     (made,) = key.json("add", "plant")
     assert made["RegistrationKey"].startswith("plant.")

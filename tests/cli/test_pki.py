@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -13,7 +14,9 @@ import pytest
 from tests.e2e.stack import Device, Stack, Subscriber, publish
 from tests.processes import command, need, run
 from tstack.cli.stack import main
+from tstack.identity.audit import Entry, entries
 from tstack.pki.certificates import load_certificates
+from tstack.store.embedded import EmbeddedStore
 
 
 @dataclass
@@ -80,6 +83,15 @@ def test_a_stack_whose_root_key_is_elsewhere(tmp_path: Path) -> None:
         of_device = f"{load_certificates(device.cert)[0].serial_number:x}"
         assert of_device in [one["serial"] for one in shown("-expiring=366d", *where)]
         assert shown("-expiring=1d", *where) == []
+        data_dir = next(flag.split("=")[1] for flag in stack.where if flag.startswith("-data-dir="))
+    log = asyncio.run(_audited(Path(data_dir) / "store.db"))
+    by_hand = [(entry.event, entry.user, entry.serial) for entry in log if entry.actor.startswith("pki")]
+    assert by_hand == [("certificate.issued", "bob", serial), ("certificate.revoked", "bob", serial)]
+
+
+async def _audited(path: Path) -> list[Entry]:
+    async with EmbeddedStore(path) as store:
+        return [entry async for entry in entries(store)]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("p256", "P-256"), ("p384", "P-384"), ("rsa2048", "RSA-2048")])

@@ -24,6 +24,7 @@ import pytest
 from tests.etcd import Etcd
 from tests.processes import PATIENCE, ROOT, Running, command, free_port, run
 from tstack.identity.admin import create_user
+from tstack.identity.audit import entries
 from tstack.identity.users import User
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
@@ -289,6 +290,10 @@ async def test_disable_enable_kick(tuser: Tuser) -> None:
     first = tuser.json("kick", "bob")["Kicked"]
     assert (await tuser.record("bob"))["Kicked"] == first
     assert tuser.json("kick", "bob")["Kicked"] > first
+    async with tuser.store() as store:
+        log = [(entry.event, entry.user, entry.actor.partition(":")[0]) async for entry in entries(store)]
+    events = ("user.added", "device.disabled", "device.enabled", "user.kicked", "user.kicked")
+    assert log == [(event, "bob", "tuser") for event in events]
 
 
 async def test_delete_leaves_a_tombstone_and_the_name_can_be_taken_again_on_demand(tuser: Tuser) -> None:

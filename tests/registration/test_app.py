@@ -247,11 +247,13 @@ async def test_broken_chunks_are_a_bad_request(desk: Desk) -> None:
         ("POST", "/register.json", 400),
     ],
 )
-async def test_every_answer_is_closed_uncached_and_nameless(desk: Desk, method: str, path: str, status: int) -> None:
+async def test_every_answer_is_uncached_and_nameless_and_errors_close(
+    desk: Desk, method: str, path: str, status: int
+) -> None:
     answer = await desk.ask(method, path)
     assert answer.status == status
     assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["Connection"] == "close"
+    assert answer.headers.get("Connection") == ("close" if status >= 400 else None)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Strict-Transport-Security" not in answer.headers, "a promise that plain http must not make (RFC 6797 7.2)"
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -260,6 +262,77 @@ async def test_every_answer_is_closed_uncached_and_nameless(desk: Desk, method: 
         assert answer.headers["Allow"] == ("POST" if path == "/register.json" else "GET,HEAD")
     if status >= 400:
         assert set(answer.json) == {"error", "hint"}
+
+
+def http(*headers: str, path: str = "/healthz") -> bytes:
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: x", *headers, "", "")).encode()
+
+
+async def kept(desk: Desk, *requests: bytes) -> list[bytes]:
+    """The answers to requests on one connection, each sent when the one before is answered, until it is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+    answers = []
+    async with asyncio.timeout(30):
+        for request in requests:
+            writer.write(request)
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            length = int(head.lower().partition(b"content-length:")[2].split()[0])
+            answers.append(head + await reader.readexactly(length))
+        if b"Connection: close" in answers[-1]:
+            assert await reader.read() == b""
+    writer.close()
+    return answers
+
+
+def closes(answers: list[bytes]) -> list[bool]:
+    return [b"Connection: close" in answer for answer in answers]
+
+
+async def test_a_connection_goes_on_for_so_many_requests(start: Start) -> None:
+    desk = await start(limits=Limits(connection_requests=3))
+    assert closes(await kept(desk, *[http()] * 4)) == [False, False, True]
+    assert closes(await kept(desk, http(), http("Connection: close"), http())) == [False, True]
+    assert closes(await kept(desk, http(), http(path="/none"), http())) == [False, True], "errors close it"
+
+
+async def test_a_connection_where_others_wait_or_that_says_nothing_is_closed(start: Start) -> None:
+    desk = await start(limits=Limits(connections=1))
+    assert closes(await kept(desk, http(), http())) == [True], "half of the places are taken"
+    desk = await start(limits=Limits(connection_seconds=1e-6))
+    assert await kept_or_cut(desk) == b""
+    assert desk.registration._count_connections().overdue == 1
+
+
+async def kept_or_cut(desk: Desk) -> bytes:
+    """What comes on a connection that nothing is said on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+    async with asyncio.timeout(30):
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+async def test_a_connection_that_is_idle_is_let_go_and_the_service_stops_with_one(start: Start) -> None:
+    desk = await start(limits=Limits(idle_seconds=0.05))
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+    writer.write(http())
+    async with asyncio.timeout(20):
+        assert b"close" not in await reader.read(), "and then it was closed"
+    writer.close()
+    desk = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+    writer.write(http())
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"}")
+        await desk.registration.stop()
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_the_ca_can_be_fetched(desk: Desk) -> None:

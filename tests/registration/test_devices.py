@@ -17,10 +17,11 @@ from tests.registration.conftest import KEY, Answer, Desk, Start
 from tests.registration.csr import csr_of, device_key
 from tstack.identity import admin, pending
 from tstack.identity.audit import Audit, entries
-from tstack.identity.issued import get_certificate
+from tstack.identity.issued import IssuedCertificate, get_certificate
 from tstack.identity.key_admin import allow, get_key, revoke_key
 from tstack.identity.keys import derive, hardware_key
-from tstack.identity.revoked import revoked_key
+from tstack.identity.renewal import add_certificate
+from tstack.identity.revoked import Revocation, revoked_key
 from tstack.identity.seal import Sealer
 from tstack.registration.limits import Limits
 from tstack.registration.replay import IDEMPOTENCY_PREFIX
@@ -111,6 +112,16 @@ async def test_who_is_nobody_is_told_nothing_but_how_to_log_in(desk: Desk, heade
     answer = await desk.ask("GET", "/v1/devices/self", headers={"Authorization": header} if header else {})
     assert problem(answer)[0] == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+async def test_who_guesses_a_device_s_password_is_recorded_and_has_to_wait(desk: Desk) -> None:
+    made = (await desk.device(way="password")).json
+    answers = [await myself(desk, made["name"], f"wrong{number}") for number in range(4)]
+    assert [answer.status for answer in answers] == [401, 401, 401, 429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert (await myself(desk, made["name"], made["password"])).status == 429, "the right one is not looked at either"
+    refused = [entry async for entry in entries(desk.store) if entry.event == "device.refused"]
+    assert [(entry.address, entry.reason[:4]) for entry in refused] == [("127.0.0.1", "401 ")] * 3
 
 
 async def test_a_wrong_password_and_a_disabled_device_are_nobody_too(desk: Desk) -> None:
@@ -248,6 +259,22 @@ async def test_rotate_gives_new_credentials_and_takes_the_old_ones_away(desk: De
     assert (await get_key(desk.store, "plant")).used == 1, "it is the same device"
 
 
+async def test_what_rotation_revokes_leaves_the_list_when_it_ends_and_waits_for_nothing(desk: Desk) -> None:
+    secret = await desk.key(repeat="rotate")
+    first = (await desk.device(secret, hardware_id="AA:BB")).json
+    renewed = IssuedCertificate("abc", first["name"], not_after="2030-01-01T00:00:00Z", replaces=first["serial"])
+    await add_certificate(desk.store, first["name"], renewed)
+    second = (await desk.device(secret, hardware_id="AA:BB")).json
+    user = await admin.get_user(desk.store, first["name"])
+    assert (user.certificates, dict(user.renewed)) == ((second["serial"],), {})
+    ends = {}
+    for serial in (first["serial"], "abc"):
+        item = await desk.store.get(revoked_key(serial))
+        assert item is not None
+        ends[serial] = Revocation.from_json(item.value).not_after
+    assert ends == {first["serial"]: first["not_after"], "abc": "2030-01-01T00:00:00Z"}
+
+
 async def test_same_takes_the_same_key_only(desk: Desk) -> None:
     secret = await desk.key(repeat="same")
     key = device_key()
@@ -316,6 +343,7 @@ async def test_a_csr_gets_the_same_certificate_again(desk: Desk) -> None:
 async def test_an_idempotency_key_with_another_body_is_refused(desk: Desk) -> None:
     await desk.device(again=AGAIN, device_type="pump")
     assert problem(await desk.device(again=AGAIN, device_type="toaster")) == (422, "idempotency-key-reused")
+    assert problem(await desk.device(again=AGAIN, hardware_id="EE:FF")) == (422, "idempotency-key-reused")
     assert len(await names(desk.store)) == 1
 
 
@@ -341,7 +369,7 @@ async def test_an_answer_that_somebody_has_tampered_with_is_not_given(desk: Desk
     await desk.device(again=AGAIN)
     (item,) = (await desk.store.range(IDEMPOTENCY_PREFIX)).items
     await desk.store.put(item.key, item.value[:-1] + bytes([item.value[-1] ^ 1]))
-    assert problem(await desk.device(again=AGAIN))[0] == 400
+    assert problem(await desk.device(again=AGAIN))[0] == 422
     assert len(await names(desk.store)) == 1
 
 

@@ -40,6 +40,7 @@ async def test_the_figures_are_what_happened(desk: Desk) -> None:
     assert [found["treg_device_certificates_ending", within] for within in ("ended", "7d", "30d")] == [1, 2, 3]
     assert (found["treg_answers_total", "401"], found["treg_answers_total", "429"]) == (10, 1)
     assert (found["treg_lockouts_total", "key"], found["treg_lockouts_total", "token"]) == (1, 0)
+    assert (found["treg_limited_total", "lockout"], found["treg_limited_total", "connections"]) == (1, 0)
     assert found["treg_connections", ""] == 1
     assert found["treg_store_connected", ""] == 1
     page = (ROOT / "docs" / "api.md").read_text()

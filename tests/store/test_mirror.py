@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -99,6 +100,25 @@ async def test_sec_70_changes_that_come_together_leave_turns_to_others(backend: 
         task.cancel()
         await mirror.stop()
     assert max(Counter(told).values()) <= EVENTS < 100
+
+
+async def test_the_garbage_collector_waits_while_everything_is_read(backend: Backend) -> None:
+    collecting: list[bool] = []
+
+    def decode(item: Item) -> int:
+        collecting.append(gc.isenabled())
+        return int(item.value)
+
+    prefix = backend.prefix()
+    async with backend.store() as store:
+        await store.put(prefix + "a", b"1")
+        mirror = Mirror(store, prefix, decode)
+        await mirror.start(10)
+        assert (collecting, gc.isenabled()) == ([False], True)
+        last = await store.put(prefix + "b", b"2")
+        await until(lambda: mirror.revision == last, "the mirror does not follow")
+        assert collecting == [False, True], "a change is nothing much"
+        await mirror.stop()
 
 
 async def test_a_record_that_makes_no_sense_is_absent(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:

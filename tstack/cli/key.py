@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tstack.cli import settings as declared
+from tstack.cli.noted import actor
 from tstack.cli.program import Parser
 from tstack.cli.user_view import Answer
 from tstack.env import Defaults, Values, integer, seconds
@@ -40,7 +41,6 @@ from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
 
-ACTOR = "tuser"
 MAX_LIST = 64 << 20
 """Characters in a file of hardware ids at most: some million ids."""
 
@@ -134,7 +134,7 @@ def _add(values: Values, flags: argparse.Namespace) -> Work:
     sealer = sealer_of(values, make=True)() if flags.derived else None
 
     async def work(store: Store) -> Answer:
-        made, secret = await key_admin.add_key(store, Audit(store), wanted, sealer=sealer, actor=ACTOR)
+        made, secret = await key_admin.add_key(store, Audit(store), wanted, sealer=sealer, actor=actor())
         lines = [f"key {made.name}: added", f"registration key: {secret}", "This is the only time that it is shown."]
         if sealer:
             lines.append("It belongs on no device: give each device its own, from tuser key derive.")
@@ -162,6 +162,27 @@ def _expires(text: str) -> str:
         except ValueError:
             raise UsageError(f"-expires: {text!r} is no time", "as in 30d or 2027-01-31T00:00:00Z") from None
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _set_arguments(parser: Parser) -> None:
+    help_ = "devices that it may register in all, those that it has registered included; 0: any number"
+    parser.add_argument("-quota", "--quota", metavar="N", help=help_)
+    parser.add_argument("-expires", "--expires", metavar="TIME", help="until when, as for add; '' for ever")
+
+
+def _set(values: Values, flags: argparse.Namespace) -> Work:
+    if flags.quota is None and flags.expires is None:
+        raise UsageError("nothing to change", "give -quota=N, -expires=TIME or both")
+    quota = None if flags.quota is None else _quota(flags.quota)
+    expires = None if flags.expires is None else _expires(flags.expires)
+
+    async def work(store: Store) -> Answer:
+        audit = Audit(store)
+        changed = await key_admin.change_key(store, audit, flags.name, quota=quota, expires=expires, actor=actor())
+        end = f", until {changed.key.expires}" if changed.key.expires else ""
+        return Answer([f"key {flags.name}: {_count(changed)} devices{end}"], [public(changed)])
+
+    return work
 
 
 def _list(values: Values, flags: argparse.Namespace) -> Work:
@@ -193,7 +214,7 @@ def _show(values: Values, flags: argparse.Namespace) -> Work:
 
 def _revoke(values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
-        revoked = await key_admin.revoke_key(store, Audit(store), flags.name, actor=ACTOR)
+        revoked = await key_admin.revoke_key(store, Audit(store), flags.name, actor=actor())
         return Answer(
             [f"key {revoked.name}: revoked; the devices that it has registered stay"], [public(KeyUse(revoked, 0))]
         )
@@ -250,7 +271,7 @@ def _allow(values: Values, flags: argparse.Namespace) -> Work:
         if not ids and not flags.file:
             listed = sorted(await key_admin.list_allowed(store, flags.name))
             return Answer([clean(one) for one in listed], [{"HardwareId": one} for one in listed])
-        count = await key_admin.allow(store, Audit(store), flags.name, ids, remove=flags.remove, actor=ACTOR)
+        count = await key_admin.allow(store, Audit(store), flags.name, ids, remove=flags.remove, actor=actor())
         what = "no longer allowed" if flags.remove else "allowed"
         return Answer([f"key {flags.name}: {count} hardware ids {what}"], [{"Name": flags.name, "HardwareIds": count}])
 
@@ -300,7 +321,7 @@ def _decide(state: pending.State) -> Callable[[Values, argparse.Namespace], Work
     def prepare(values: Values, flags: argparse.Namespace) -> Work:
         async def work(store: Store) -> Answer:
             decided = await pending.decide(
-                store, Audit(store), flags.id, state, actor=ACTOR, code=getattr(flags, "code", "")
+                store, Audit(store), flags.id, state, actor=actor(), code=getattr(flags, "code", "")
             )
             return Answer([f"{decided.id}: {decided.state}"], [dict(decided.record())])
 
@@ -428,6 +449,7 @@ ACTIONS = {
     "add": Action("make a registration key; its secret is shown once", _add, _add_arguments),
     "list": Action("list registration keys and how much of their quota is used", _list, usage=""),
     "show": Action("show what a registration key allows", _show),
+    "set": Action("change how many devices a key may register, and until when", _set, _set_arguments),
     "revoke": Action("let nobody register with a key any more", _revoke),
     "allow": Action("put hardware ids on a key's list, or show the list", _allow, _allow_arguments, "NAME [ID ...]"),
     "derive": Action("show the secrets of single devices", _derive, _derive_arguments, "NAME [ID ...]"),

@@ -1,4 +1,4 @@
-"""What tuser does stands in the audit log under the name of the person who ran it."""
+"""What tuser and tstack pki do stands in the audit log under the name of the person who ran it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tstack.identity.audit import Audit, Entry, Note
 from tstack.store.interface import Store
 
 
-def actor() -> str:
-    """`tuser:` and the login name of whoever runs this; as far as this machine knows it."""
+def actor(program: str = "tuser") -> str:
+    """The program, `:` and the login name of whoever runs this; as far as this machine knows it."""
     try:
-        return f"tuser:{getpass.getuser()}"
+        return f"{program}:{getpass.getuser()}"
     except (KeyError, OSError):  # a user number without a name, as containers have
-        return "tuser"
+        return program
 
 
 def note(store: Store, event: str, user: str, reason: str = "") -> Note:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tstack import service
 from tstack.cli import settings as declared
+from tstack.cli.noted import actor
 from tstack.cli.pki_view import described, expiring, inspected
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, start
 from tstack.env import Values, seconds
@@ -201,7 +202,7 @@ async def _client(values: Values, flags: argparse.Namespace, store: Store) -> No
         issued.serial, name, time_text(issued.not_before), time_text(issued.not_after), issued.fingerprint,
         issued.key_algorithm, "admin",
     )  # fmt: skip
-    note = Note(Audit(store), Entry("certificate.issued", name, serial=issued.serial, actor="tstack pki"))
+    note = Note(Audit(store), Entry("certificate.issued", name, serial=issued.serial, actor=actor("pki")))
     await add_certificate(store, name, record, known=user, note=note)
     folder = CertsFolder(crt.parent)
     if key is None:
@@ -231,14 +232,19 @@ def _csr_key(path: str) -> PublicKey:
 async def _revoke(values: Values, flags: argparse.Namespace, store: Store) -> None:
     serial = _serial(flags.certificate)
     issued = await get_certificate(store, serial)
+    user = "" if issued is None else issued.user
+    note = Note(
+        Audit(store), Entry("certificate.revoked", user, serial=serial, actor=actor("pki"), reason=flags.reason)
+    )
     if issued is not None and issued.user:
         try:
-            await admin.revoke_certificates(store, issued.user, [serial], reason=flags.reason)
+            await admin.revoke_certificates(store, issued.user, [serial], reason=flags.reason, note=note)
         except admin.NoSuchUser:
             issued = None
     if issued is None or await store.get(revoked_key(serial)) is None:  # not in the index, or not in the user's list
         for put in await revocations(store, "", [serial], flags.reason, now_text()):
-            await store.commit(put)
+            if await store.commit(put, await note.put()) is not None:
+                note.written()
     whose = f" of {issued.user}" if issued is not None and issued.user else ""
     print(f"the certificate {serial}{whose} is revoked")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tstack import service
+from tstack.broker.collector import held_back
 from tstack.cli import settings as declared
 from tstack.cli.key import sealer_of
 from tstack.cli.program import Parser, open_store, opened, required, start
@@ -49,7 +50,8 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
 async def _serve(life: service.Life, values: Values, authority: Authority, ca_pem: str, options: Options) -> int:
     async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
         registration = Registration(store, authority, ca_pem, options)
-        await registration.start()
+        with held_back():
+            await registration.start()
         service.notify("READY=1")
         try:
             await life.stopping.wait()

@@ -214,7 +214,8 @@ def _overwrite(name: str, values: Values, flags: argparse.Namespace) -> Work:
     password, cost, made_up = _password(values, flags)
 
     async def work(store: Store) -> Answer:
-        user = await admin.add_or_replace_user(store, name, password, rights, cost=cost)
+        entry = note(store, "user.added", name)
+        user = await admin.add_or_replace_user(store, name, password, rights, cost=cost, note=entry)
         return with_password(said(user, f"rights: {clean(' '.join(user.rights))}"), password if made_up else None)
 
     return work
@@ -231,7 +232,7 @@ def _add(name: str, values: Values, flags: argparse.Namespace) -> Work:
     user = replace(user, password=_hash(password, cost), scram=scram_verifier(password, cost))
 
     async def work(store: Store) -> Answer:
-        made = await admin.create_user(store, user, reuse=flags.reuse)
+        made = await admin.create_user(store, user, reuse=flags.reuse, note=note(store, "user.added", name))
         return with_password(
             said(made, f"created, rights: {clean(' '.join(made.rights)) or 'none'}"), password if made_up else None
         )
@@ -282,6 +283,10 @@ def _plain(text: str, do: Callable[[Store, str], Awaitable[User]]) -> Callable[.
 def _disable(disabled: bool) -> Callable[[Store, str], Awaitable[User]]:
     event = "device.disabled" if disabled else "device.enabled"
     return lambda store, name: admin.set_disabled(store, name, disabled, note=note(store, event, name))
+
+
+def _kick(store: Store, name: str) -> Awaitable[User]:
+    return admin.kick_user(store, name, note=note(store, "user.kicked", name))
 
 
 def _expire(name: str, values: Values, flags: argparse.Namespace) -> Work:
@@ -400,7 +405,7 @@ COMMANDS = {
     "enable": Command("let a disabled user in again", _plain("enabled", _disable(False))),
     "expire": Command("shut a user out from a time on", _expire, _expire_arguments),
     "delete": Command("delete a user for good and revoke its certificates", _delete, _delete_arguments),
-    "kick": Command("end the connections that a user has now", _plain("kicked", admin.kick_user)),
+    "kick": Command("end the connections that a user has now", _plain("kicked", _kick)),
     "revoke": Command("revoke a user's certificates, all or one", _revoke, _revoke_arguments),
     "ban": Command(
         "keep a user or an address out for a while", ban.ban, ban.ban_arguments, (), usage="NAME | -address=IP"

@@ -67,7 +67,7 @@ async def list_users(store: Store, *, deleted: bool = False) -> list[User]:
         page = await store.range(USER_PREFIX, after=page.after, limit=_PAGE, revision=page.revision)
 
 
-async def create_user(store: Store, user: User, *, reuse: bool = False) -> User:
+async def create_user(store: Store, user: User, *, reuse: bool = False, note: Note | None = None) -> User:
     """Write a new user; `created` and `changed` are set here. Raises `AlreadyExists`.
 
     `reuse` allows the name of a deleted user, of whom nothing is kept.
@@ -77,7 +77,7 @@ async def create_user(store: Store, user: User, *, reuse: bool = False) -> User:
     user = replace(user, created=now, changed=now)
     over: Item | None = None
     for attempt in range(ATTEMPTS):
-        written = await _write(store, user, over)
+        written = await _write(store, user, over, note)
         if written is not None:
             return written
         over = await store.get(_key(user.name))
@@ -93,7 +93,13 @@ async def create_user(store: Store, user: User, *, reuse: bool = False) -> User:
 
 
 async def add_or_replace_user(
-    store: Store, name: str, password: str, rights: Sequence[str], *, cost: int = PERSON_COST
+    store: Store,
+    name: str,
+    password: str,
+    rights: Sequence[str],
+    *,
+    cost: int = PERSON_COST,
+    note: Note | None = None,
 ) -> User:
     """What `tuser -username -password -rights` has always done: afterwards the user has this password and these rights.
 
@@ -120,7 +126,7 @@ async def add_or_replace_user(
             new = replace(old, password=kept, scram=verifier, rights=tuple(rights), publish=None, subscribe=None)
             if new == old:
                 return old
-        written = await _write(store, replace(new, changed=now_text()), over)
+        written = await _write(store, replace(new, changed=now_text()), over, note)
         if written is not None:
             return written
         await _pause(attempt)
@@ -184,9 +190,9 @@ async def set_expiry(store: Store, name: str, expires: str, *, note: Note | None
     return await _change(store, name, lambda user: replace(user, expires=expires), note=note)
 
 
-async def kick_user(store: Store, name: str) -> User:
+async def kick_user(store: Store, name: str, *, note: Note | None = None) -> User:
     """End the sessions that a user has now, on every broker."""
-    return await _change(store, name, lambda user: replace(user, kicked=now_text()))
+    return await _change(store, name, lambda user: replace(user, kicked=now_text()), note=note)
 
 
 async def delete_user(
@@ -286,7 +292,9 @@ async def _change(
     for attempt in range(ATTEMPTS):
         old = await get_user(store, name, deleted=deleted)
         new = replace(change(old), changed=now_text())
-        fresh = await revocations(store, name, revoke(old), reason, new.changed)
+        gone = tuple(revoke(old))
+        new = replace(new, renewed={one: other for one, other in new.renewed.items() if one not in gone})
+        fresh = await revocations(store, name, gone, reason, new.changed)
         revision = await _commit(store, note, Put(user_key(name), _encode(new), old.revision), *fresh, *noted)
         if revision is not None:
             return replace(new, revision=revision)
@@ -307,9 +315,11 @@ async def _commit(store: Store, note: Note | None, *changes: Put) -> int | None:
     return revision
 
 
-async def _write(store: Store, user: User, over: Item | None) -> User | None:
+async def _write(store: Store, user: User, over: Item | None, note: Note | None) -> User | None:
     """Write a user in place of exactly that item; None when another was there."""
-    revision = await store.replace(user_key(user.name), _encode(user), over.revision if over else 0)
+    noted = [] if note is None else [await note.put()]
+    put = Put(user_key(user.name), _encode(user), over.revision if over else 0)
+    revision = await _commit(store, note, put, *noted)
     return None if revision is None else replace(user, revision=revision)
 
 

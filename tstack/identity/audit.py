@@ -42,6 +42,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         "device.deleted": "a device was deleted and its certificates were revoked",
         "device.rotated": "a device got a new password",
         "device.changed": "a device's record was changed otherwise",
+        "user.added": "tuser made a user, or gave one password and rights anew",
+        "user.kicked": "a user's connections were ended",
         "certificate.issued": "a certificate was made",
         "certificate.revoked": "a certificate was revoked",
         "key.added": "a registration key was made",

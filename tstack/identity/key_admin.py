@@ -119,6 +119,44 @@ async def revoke_key(store: Store, audit: Audit, name: str, *, actor: str, addre
     raise Failure(f"the registration key {name} is being changed by others all the time", "try again")
 
 
+async def change_key(
+    store: Store,
+    audit: Audit,
+    name: str,
+    *,
+    quota: int | None = None,
+    expires: str | None = None,
+    actor: str,
+    address: str = "",
+) -> KeyUse:
+    """Another quota or end for a key; None leaves it as it is. A quota below the count lets nobody else register.
+
+    Raises `Failure` for a revoked key, and for what makes no sense.
+    """
+    for _ in range(ATTEMPTS):
+        found = await get_key(store, name)
+        key = found.key
+        if key.revoked:
+            raise Failure(f"the registration key {name} is revoked", "make another one: tuser key add")
+        changed = replace(
+            key,
+            quota=key.quota if quota is None else quota,
+            expires=key.expires if expires is None else expires,
+            changed=now_text(),
+        )
+        try:
+            check_record(changed)
+        except ValueError as error:
+            raise Failure(f"registration key {name}: {error}", "see tuser key set --help") from None
+        reason = f"quota {changed.quota}, expires {changed.expires or 'never'}"
+        entry = Entry("key.changed", key=name, actor=actor, address=address, reason=reason)
+        revision = await store.commit(Put(KEY_PREFIX + name, changed.to_json(), key.revision), await audit.put(entry))
+        if revision is not None:
+            audit.written(entry)
+            return KeyUse(replace(changed, revision=revision), found.used)
+    raise Failure(f"the registration key {name} is being changed by others all the time", "try again")
+
+
 async def allow(
     store: Store,
     audit: Audit,

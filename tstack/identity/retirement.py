@@ -30,11 +30,11 @@ PAUSE = 1.0
 
 
 class Retirement:
-    """One of a process. `actor` is who the audit log says it was."""
+    """One of a process. `actor` is who the audit log says it was; `audit` is that log, one without a file by default."""
 
-    def __init__(self, store: Store, actor: str) -> None:
+    def __init__(self, store: Store, actor: str, audit: Audit | None = None) -> None:
         self._store = store
-        self._audit = Audit(store)
+        self._audit = audit or Audit(store)
         self._actor = actor
         self._waiting: dict[tuple[str, str], User] = {}
         self._working: set[tuple[str, str]] = set()

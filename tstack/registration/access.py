@@ -88,7 +88,7 @@ class Access:
             raise Later("the store does not say which tokens are good", "try again later", OUTAGE_RETRY_SECONDS)
         name = name_of(text)
         if wait := self.lockout.wait(address, name):
-            raise TooMany("too many wrong tokens", "wait as long as Retry-After says", wait)
+            raise TooMany("too many wrong tokens", "wait as long as Retry-After says", wait, limit="lockout")
         token = self._tokens.find(text)
         if token is None:
             self.lockout.failed(address, name, text)
@@ -98,7 +98,7 @@ class Access:
             )
         self.lockout.passed(address, name)
         if wait := self._rate.take(token.name):
-            raise TooMany("this token is used too often", "wait as long as Retry-After says", wait)
+            raise TooMany("this token is used too often", "wait as long as Retry-After says", wait, limit="token")
         if not token.allows(scope):
             await self._refused(address, name, f"no scope {scope}")
             raise NoScope(scope)

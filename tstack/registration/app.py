@@ -25,7 +25,7 @@ from tstack.pki.authority import Authority
 from tstack.registration import errors
 from tstack.registration.admin import AdminApi
 from tstack.registration.clients import Proxies
-from tstack.registration.connections import HEADERS, Connections
+from tstack.registration.connections import HEADERS, Connections, Counts, leave_or_close
 from tstack.registration.crl import RevocationList
 from tstack.registration.devices import Devices
 from tstack.registration.est import Est
@@ -116,7 +116,6 @@ class Registration:
 
         self._directory = Directory(store, changed)
         lockout = Lockout(options.limits, clock)
-        lockout = Lockout(options.limits, clock)
         self._keyring = Keyring(store, default_key(options.key), lockout, options.sealer)
         self._audit = Audit(store, options.audit_log)
         self._registrar = Registrar(
@@ -136,7 +135,7 @@ class Registration:
         self._register = Register(
             self._registrar, keyring=self._keyring, rates=self._rates, refusals=refusals, limits=options.limits
         )
-        self._retirement = Retirement(store, "treg")
+        self._retirement = Retirement(store, "treg", self._audit)
         login = DeviceLogin(
             self._directory,
             authority,
@@ -175,7 +174,6 @@ class Registration:
             limits=options.limits,
         )
         self._crl = RevocationList(self._directory, authority)
-        self._expiry = Expiry(authority.chain)
         self._admin = AdminApi(
             store,
             self._directory,
@@ -191,6 +189,7 @@ class Registration:
         self._metrics = Metrics(
             self._directory, fleet, self._audit, self._admin.access, lockout, self._count_connections
         )
+        self._expiry = Expiry(authority.chain, self._metrics.ending)
         self._health = Health(store)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -258,9 +257,8 @@ class Registration:
         await self._keyring.stop()
         await self._directory.stop()
 
-    def _count_connections(self) -> tuple[int, int]:
-        connections = self._connections
-        return (0, 0) if connections is None else (connections.open, connections.turned_away)
+    def _count_connections(self) -> Counts:
+        return Counts() if self._connections is None else self._connections.counts
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=self._options.limits.body_bytes, middlewares=[_answer_errors])
@@ -298,7 +296,7 @@ async def _answer_errors(
 async def _finish(request: web.Request, response: web.StreamResponse) -> None:
     policy = response.headers.get(CSP, HEADERS[CSP])  # a page has its own
     response.headers.update({**HEADERS, CSP: policy})
-    response.force_close()
+    leave_or_close(request, response)
 
 
 async def _insist_on_tls(request: web.Request, response: web.StreamResponse) -> None:

@@ -89,7 +89,12 @@ class Approval:
         if sum(one.key == key.name and one.state == "waiting" for one in self._mirror.values.values()) >= (
             self._limits.pending
         ):
-            raise Later("too many devices wait for approval already", "try again when some have been decided on", 60)
+            raise Later(
+                "too many devices wait for approval already",
+                "try again when some have been decided on",
+                60,
+                limit="pending",
+            )
         pending = Pending(
             id_,
             key.name,

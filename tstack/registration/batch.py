@@ -79,7 +79,7 @@ class Batch:
         all the time, and `StoreUnavailable`, when it is not known whether they were written.
         """
         if len(self._waiting) >= MAX_WAITING:
-            raise Later("too many registrations at once", "try again later", 1)
+            raise Later("too many registrations at once", "try again later", 1, limit="waiting")
         entry = _Entry(tuple(changes), key if key is not None and key.is_stored else None)
         self._waiting.append(entry)
         if self._task is None or self._task.done():
@@ -152,7 +152,7 @@ class Batch:
                 await self._halve(group)
                 return
             await asyncio.sleep(_PAUSE * min(attempt + 1, 10) * random.random())  # noqa: S311
-        raise Later("too many registrations at once", "try again later", 1)
+        raise Later("too many registrations at once", "try again later", 1, limit="waiting")
 
     async def _halve(self, group: Sequence[_Entry]) -> None:
         """Something in the group stands in the way of the commit."""

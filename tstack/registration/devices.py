@@ -90,8 +90,13 @@ class Devices:
 
     async def myself(self, request: web.Request) -> web.Response:
         """`GET /v1/devices/self`: what is known of the device that asks; nothing secret."""
-        self._rates.look(self._rates.client(request))
-        shown = await self._login.device(request)
+        client = self._rates.client(request)
+        try:
+            self._rates.look(client)
+            shown = await self._login.device(request)
+        except Refusal as refusal:
+            await self._refusals.note(client, refusal)
+            raise
         user = shown.user
         known = {
             "name": user.name,

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 
@@ -25,12 +26,18 @@ OUTAGE_RETRY_SECONDS = 5.0
 """What a client is told to wait when the store is away: an etcd election or restart is over by then."""
 
 
+LIMIT: Final = web.ResponseKey("limit", str)
+"""Where an answer says which limit was reached."""
+
+
 class Refusal(Failure):
     """A request that is not granted. `message` and `hint` go to the client: no secret in them."""
 
     status = HTTPStatus.BAD_REQUEST
     kind = ""
     """What a program tells it from others of the same status by; blank: the status says it all."""
+    limit = ""
+    """The limit that was reached, for the metrics; blank: none."""
 
     def __init__(self, message: str, hint: str = "", *, kind: str = "", retry: float = 0.0) -> None:
         """`retry`: seconds after which the same request may be granted; 0 says nothing of it."""
@@ -125,11 +132,15 @@ class NotFound(Refusal):
 class TooSlow(Refusal):
     """The body did not come in time."""
 
+    limit = "body_seconds"
+
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class TooLarge(Refusal):
     """The body is larger than anything that a device has to say."""
+
+    limit = "body_bytes"
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
@@ -149,8 +160,9 @@ class Later(Refusal):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
-    def __init__(self, message: str, hint: str, seconds: float) -> None:
+    def __init__(self, message: str, hint: str, seconds: float, *, limit: str = "") -> None:
         super().__init__(message, hint, retry=max(seconds, 0.001))
+        self.limit = limit
 
 
 class TooMany(Later):
@@ -167,8 +179,11 @@ def response(error: Exception, path: str = "") -> web.Response:
     """The answer for any error that a request of that path ends with."""
     refusal = _refusal(error)
     if path.startswith(PROBLEM_PATHS):
-        return problem(refusal)
-    return json_error(refusal.status, refusal.message, refusal.hint, refusal.headers)
+        answer = problem(refusal)
+    else:
+        answer = json_error(refusal.status, refusal.message, refusal.hint, refusal.headers)
+    answer[LIMIT] = refusal.limit
+    return answer
 
 
 def problem(refusal: Refusal) -> web.Response:

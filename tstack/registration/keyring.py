@@ -53,7 +53,7 @@ class Keyring:
         """
         name = name_of(secret)
         if wait := self._lockout.wait(client, name):
-            raise TooMany("too many wrong registration keys", "wait as long as Retry-After says", wait)
+            raise TooMany("too many wrong registration keys", "wait as long as Retry-After says", wait, limit="lockout")
         try:
             key = self._find(secret, hardware_id)
         except WrongKey:

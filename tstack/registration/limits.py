@@ -19,7 +19,14 @@ class Limits:
     """Connections that the system holds until they are taken: as many as Linux allows unless it is told otherwise."""
 
     connection_seconds: float = 30.0
-    """How long a connection may last: a slow body, a slow store and a slow reader fit in."""
+    """How long a request and its answer may take: a slow body, a slow store and a slow reader fit in. No further request is
+    taken on a connection that is half as old."""
+
+    connection_requests: int = 100
+    """Requests on one connection at most: then its client asks for a place again, as others do."""
+
+    idle_seconds: float = 5.0
+    """How long a connection is kept for the next request: programs and proxies that have one send it at once."""
 
     tls_handshake_seconds: float = 10.0
 

@@ -16,6 +16,8 @@ from aiohttp import web
 from tstack.identity.audit import Audit
 from tstack.identity.directory import Directory
 from tstack.registration.access import Access, Caller
+from tstack.registration.connections import Counts
+from tstack.registration.errors import LIMIT
 from tstack.registration.fleet import Fleet, is_device, state
 from tstack.registration.lockout import Lockout
 from tstack.registration.query import Query
@@ -28,7 +30,7 @@ SOON: Final = {"ended": 0.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 
 
 class Metrics:
-    """See the module. `connections` says how many there are, and how many are being turned away."""
+    """See the module. `connections` counts them."""
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class Metrics:
         audit: Audit,
         access: Access,
         keys: Lockout,
-        connections: Callable[[], tuple[int, int]],
+        connections: Callable[[], Counts],
     ) -> None:
         self._directory = directory
         self._fleet = fleet
@@ -47,6 +49,8 @@ class Metrics:
         self._connections = connections
         self.answers: Counter[int] = Counter()
         """Answers by their status."""
+        self.limited: Counter[str] = Counter()
+        """Refusals by the limit that was reached."""
 
     def add_to(self, app: web.Application) -> None:
         """Its route, and its look at every answer."""
@@ -55,12 +59,18 @@ class Metrics:
 
     async def _count(self, request: web.Request, response: web.StreamResponse) -> None:
         self.answers[response.status] += 1
+        if limit := response.get(LIMIT, ""):
+            self.limited[limit] += 1
 
     async def _answer(self, request: web.Request, caller: Caller) -> web.Response:
         Query(request, ())
         states, ends = await self._devices()
         text = "".join(self._lines(states, ends))
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def ending(self) -> Mapping[str, int]:
+        """How many devices have certificates that have ended, or end soon, by the names of `SOON`."""
+        return (await self._devices())[1]
 
     async def _devices(self) -> tuple[Counter[str], Counter[str]]:
         """How many devices there are in each state, and how many have certificates that end soon."""
@@ -77,7 +87,7 @@ class Metrics:
         return states, ends
 
     def _lines(self, states: Mapping[str, int], ends: Mapping[str, int]) -> Iterator[str]:
-        opened, turned_away = self._connections()
+        connections = self._connections()
         yield from _family("devices", "gauge", "Devices by state.", "state", states)
         told = {name: ends.get(name, 0) for name in SOON}
         yield from _family(
@@ -91,8 +101,12 @@ class Metrics:
             "audit_omitted_total", "counter", "Refusals not recorded: too many.", "", {"": self._audit.omitted}
         )
         yield from _family("audit_lost_total", "counter", "Audit entries not written.", "", {"": self._audit.lost})
-        yield from _family("connections", "gauge", "Open connections.", "", {"": opened})
-        yield from _family("turned_away", "gauge", "Being told to come again.", "", {"": turned_away})
+        limited = {**self.limited, "connections": connections.refused, "connection_seconds": connections.overdue}
+        yield from _family(
+            "limited_total", "counter", "Refused because a limit was reached.", "limit", dict(sorted(limited.items()))
+        )
+        yield from _family("connections", "gauge", "Open connections.", "", {"": connections.open})
+        yield from _family("turned_away", "gauge", "Being told to come again.", "", {"": connections.turned_away})
         live = int(self._directory.stale_since is None)
         yield from _family("store_connected", "gauge", "1 while the store answers.", "", {"": live})
 

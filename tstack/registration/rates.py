@@ -34,22 +34,22 @@ class Rates:
 
     def register(self, client: str) -> None:
         """Somebody wants to register. Raises `TooMany`."""
-        _check(self._addresses.take(bucket(client)), "too many registrations from this address")
-        _check(self._whole.take(""), "too many registrations at once")
+        _check(self._addresses.take(bucket(client)), "too many registrations from this address", "address")
+        _check(self._whole.take(""), "too many registrations at once", "rate")
 
     def look(self, client: str) -> None:
         """Somebody asks how things stand. Raises `TooMany`."""
-        _check(self._looks.take(bucket(client)), "too many requests from this address")
+        _check(self._looks.take(bucket(client)), "too many requests from this address", "looks")
 
     def key(self, name: str) -> None:
         """Somebody has shown this registration key. Raises `TooMany`."""
-        _check(self._keys.take(name), "too many registrations with this registration key")
+        _check(self._keys.take(name), "too many registrations with this registration key", "key_rate")
 
 
 def _per_second(rate: float, many: int, clock: Callable[[], float]) -> RateLimit:
     return RateLimit(max(1, int(rate)), 1 / rate if rate else 0.0, max_clients=many, clock=clock)
 
 
-def _check(wait: float, what: str) -> None:
+def _check(wait: float, what: str, limit: str) -> None:
     if wait:
-        raise TooMany(what, "wait as long as Retry-After says", wait)
+        raise TooMany(what, "wait as long as Retry-After says", wait, limit=limit)

@@ -16,7 +16,8 @@ from datetime import timedelta
 
 from tstack.identity.audit import Audit, Entry
 from tstack.identity.keys import RegistrationKey, allow_key, hardware_key
-from tstack.identity.revoked import Revocation, revoked_key
+from tstack.identity.renewal import SUPERSEDED
+from tstack.identity.revoked import revocations
 from tstack.identity.users import User, now_text, user_key
 from tstack.pki.authority import Authority
 from tstack.registration.approval import Approval
@@ -112,7 +113,7 @@ class Registrar:
         key tells.
         """
         if self._working >= self._limits.registering:
-            raise Later("too many registrations at once", "try again later", 1)
+            raise Later("too many registrations at once", "try again later", 1, limit="registering")
         replay = Replay(wanted) if wanted.idempotency_key else None
         if replay is not None and replay.id in self._in_flight:
             raise Conflict(
@@ -154,7 +155,12 @@ class Registrar:
             if made is not None:
                 return made
         log.error("no free name found in %d attempts", self._limits.name_attempts)
-        raise Later("no free name was found", "nearly every name is taken; tell whoever runs the service", 60)
+        raise Later(
+            "no free name was found",
+            "nearly every name is taken; tell whoever runs the service",
+            60,
+            limit="name_attempts",
+        )
 
     def _may_be_known(self, job: _Job) -> bool:
         """Could this request or this device have been here before, as far as is known without a look-up in the store?
@@ -255,12 +261,12 @@ class Registrar:
         serials = (made.answer.serial,) if made.answer.serial else ()
         rotate = job.key.repeat == "rotate"
         kept = () if rotate else user.certificates[-(SAME_KEPT - 1) :]
-        changed = replace(user, certificates=kept + serials, changed=now_text())
+        renewed = {new: old for new, old in user.renewed.items() if new in kept and old in kept}
+        changed = replace(user, certificates=kept + serials, renewed=renewed, changed=now_text())
         if rotate or made.password.hash:
             changed = replace(changed, password=made.password.hash, scram=made.password.scram)
-        revocation = Revocation(user.name, "superseded", changed.changed).to_json()
-        dropped = [revoked_key(serial) for serial in user.certificates if serial not in kept]
-        revoked = [Put(key, revocation) for key in dropped if await self._store.get(key) is None]
+        dropped = [serial for serial in user.certificates if serial not in kept]
+        revoked = await revocations(self._store, user.name, dropped, SUPERSEDED, changed.changed)
         changes: list[Change] = [Put(user_key(user.name), changed.to_json(), user.revision), *revoked]
         changes.append(_hardware_put(job, made, user.name, known.revision))
         return replace(made.answer, new=False), changes + _index(made)

@@ -104,7 +104,7 @@ class Renewer:
         way: Literal["csr", "server-key"] = "server-key" if public_key is None else "csr"
         self._check_way(shown, way)
         if self._working >= self._limits.registering:
-            raise Later("too many renewals at once", "try again later", 1)
+            raise Later("too many renewals at once", "try again later", 1, limit="registering")
         self._working += 1
         try:
             return await self._renew(shown, public_key, way)

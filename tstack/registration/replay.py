@@ -2,8 +2,8 @@
 
 The answer may hold a password or a private key, so the record is sealed with AES-256-GCM under a key that is derived (HKDF,
 RFC 5869) from what only the device has: the registration secret, its Idempotency-Key and its hardware id. The record's name in
-the store is derived beside it. Whoever reads the store learns neither, and the service itself cannot open the record
-until the device comes again. It stays for a day.
+the store is derived from the first two: with another hardware id it is found, and cannot be opened. Whoever reads the store
+learns neither, and the service itself cannot open the record until the device comes again. It stays for a day.
 """
 
 from __future__ import annotations
@@ -39,13 +39,11 @@ class Replay:
     def __init__(self, wanted: Wanted) -> None:
         if not wanted.idempotency_key:
             raise ValueError("the request has no idempotency key")
-        parts = (wanted.secret, wanted.idempotency_key, wanted.hardware_id)
-        material = json.dumps(parts).encode()  # each part ends where it ends
-        derived = HKDF(SHA256(), 64, None, b"tstack idempotency").derive(material)
-        self.id = derived[:32].hex()
+        parts = (wanted.secret, wanted.idempotency_key)
+        self.id = _derived(b"tstack idempotency", parts).hex()
         self.key = IDEMPOTENCY_PREFIX + self.id
         """Of the record in the store."""
-        self._cipher = AESGCM(derived[32:])
+        self._cipher = AESGCM(_derived(b"tstack idempotency seal", (*parts, wanted.hardware_id)))
         self._digest = wanted.body_digest
 
     def seal(self, answer: Registered) -> bytes:
@@ -61,12 +59,23 @@ class Replay:
             record = json.loads(self._cipher.decrypt(data[:_NONCE], data[_NONCE:], self.key.encode()))
             answer = Registered(broker=broker, ca=ca, **record["answer"])
             digest = bytes.fromhex(record["digest"])
-        except (InvalidTag, ValueError, KeyError, TypeError):
+        except InvalidTag:
+            raise _reused() from None
+        except (ValueError, KeyError, TypeError):
             raise Refusal(
                 "the answer to this request cannot be read any more", "send another Idempotency-Key"
             ) from None
         if not hmac.compare_digest(digest, self._digest):
-            raise Unprocessable(
-                "this Idempotency-Key came with another body before", "a new request needs a new Idempotency-Key"
-            )
+            raise _reused()
         return answer
+
+
+def _derived(label: bytes, parts: tuple[str, ...]) -> bytes:
+    material = json.dumps(parts).encode()  # each part ends where it ends
+    return HKDF(SHA256(), 32, None, label).derive(material)
+
+
+def _reused() -> Unprocessable:
+    return Unprocessable(
+        "this Idempotency-Key came with another body before", "a new request needs a new Idempotency-Key"
+    )

@@ -128,7 +128,7 @@ class DeviceLogin:
             raise NotLoggedIn("the Authorization header makes no sense", hint) from None
         guessed = f"device {shown.login}"
         if wait := self._lockout.wait(client, guessed):
-            raise TooMany("too many wrong passwords", "wait as long as Retry-After says", wait)
+            raise TooMany("too many wrong passwords", "wait as long as Retry-After says", wait, limit="lockout")
         try:
             user = await self._directory.authenticate(shown.login, shown.password.encode())
             self._lockout.passed(client, guessed)
@@ -137,7 +137,7 @@ class DeviceLogin:
             self._lockout.failed(client, guessed, shown.password)
             raise NotLoggedIn("the name or the password is wrong", hint) from None
         except Busy:
-            raise Later("too many passwords are being checked", "try again later", 1) from None
+            raise Later("too many passwords are being checked", "try again later", 1, limit="passwords") from None
 
 
 def _forwarded(texts: list[str]) -> x509.Certificate:

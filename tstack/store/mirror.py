@@ -8,9 +8,11 @@ again, in slices between which the event loop goes on, so that a hundred thousan
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -121,11 +123,12 @@ class Mirror(Generic[T]):
             self.resyncs += 1
             log.info("reading everything under %s again: %s", self._prefix, resync.reason)
         there = set()
-        for number, item in enumerate(resync.items, 1):
-            there.add(item.key)
-            self._put(item)
-            if number % SLICE == 0:
-                await asyncio.sleep(0)
+        with _collector_held_back():
+            for number, item in enumerate(resync.items, 1):
+                there.add(item.key)
+                self._put(item)
+                if number % SLICE == 0:
+                    await asyncio.sleep(0)
         for number, key in enumerate([key for key in self._known if key not in there], 1):
             self._remove(key)
             if number % SLICE == 0:
@@ -176,3 +179,17 @@ class Mirror(Generic[T]):
             self._on_change(name, old, new)
         except Exception:
             log.exception("what follows a change of %s failed", clean(name))
+
+
+@contextlib.contextmanager
+def _collector_held_back() -> Iterator[None]:
+    """No garbage collection meanwhile: what is read stays, and to walk all of it again with each quarter that comes costs more
+    than it frees. Of two at once the outer one decides.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
