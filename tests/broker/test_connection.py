@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
-from tests.broker.serving import until
+import pytest
+
+from tests.broker.serving import ANY, open_to_all, until
+from tests.broker.test_websocket import masked
 from tests.routing.wire import connect, publish, seen, split, subscribe
 from tstack.broker.connection import Connection
 from tstack.broker.server import Broker, Options
+from tstack.broker.websocket_connection import WebSocketConnection
+from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.store.embedded import EmbeddedStore
 
@@ -144,3 +150,35 @@ async def test_the_clock_goes_on_when_a_tick_fails() -> None:
     owner.router.on_interest = None
     connection.connection_lost(None)
     await owner.stop()
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "ws"])
+async def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector(scheme: str) -> None:
+    """All that it was made of is freed at once, since nothing of it refers to itself in a circle."""
+    kinds = (Connection, WebSocketConnection, Channel)
+
+    def left() -> list[object]:
+        return [one for one in gc.get_objects() if type(one) in kinds]
+
+    hello = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    hello += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with open_to_all(ws=[ANY]) as broker:
+        gc.collect()
+        before = len(left())
+        gc.disable()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port(scheme))
+            packet = connect("a")
+            if scheme == "ws":
+                writer.write(hello)
+                await reader.readuntil(b"\r\n\r\n")
+                packet = masked(2, packet)
+            writer.write(packet)
+            answer = await reader.readexactly(6 if scheme == "ws" else 4)
+            assert answer.endswith(b"\x20\x02\x00\x00")
+            assert len(left()) > before
+            writer.close()
+            await writer.wait_closed()
+            await until(lambda: len(left()) == before, "something stays behind")
+        finally:
+            gc.enable()

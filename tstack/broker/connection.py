@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
             self.channel.close("connection lost")
             self.channel.carrier = None
             self._broker.flush()
+        self._transport = None  # a WebSocket's refers to this: a circle that only the garbage collector would find
 
     # -- called for the channel ----------------------------------------------------------------------------------------------
 
