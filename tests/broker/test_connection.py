@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from tests.broker.serving import ANY, open_to_all, until
+from tests.broker.serving import ANY, Peer, open_to_all, serving, until
 from tests.broker.test_websocket import masked
 from tests.routing.wire import connect, publish, seen, split, subscribe
 from tstack.broker.connection import Connection
@@ -69,8 +69,6 @@ async def opened(owner: Broker, client_id: str) -> tuple[Connection, Wire]:
     connection = Connection(owner, "mqtt")
     connection.connection_made(wire)
     connection.data_received(connect(client_id))
-    assert not wire.is_read
-    await until(lambda: wire.written, "no CONNACK")
     assert wire.packets() == [b"\x20\x02\x00\x00"]
     assert wire.is_read
     return connection, wire
@@ -182,3 +180,24 @@ async def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector(s
             await until(lambda: len(left()) == before, "something stays behind")
         finally:
             gc.enable()
+
+
+async def test_who_has_to_wait_for_nothing_is_let_in_at_once() -> None:
+    """The first login with a password waits for bcrypt; the next one has its answer when its CONNECT has been read."""
+    async with serving() as serves:
+        await serves.add("ann", "secret")
+        await (await Peer.dial(serves.port())).ask("ann", "secret", "first")
+        wire = Wire()
+        connection = Connection(serves.broker, "mqtt")
+        connection.connection_made(wire)
+        connection.data_received(connect("second", username="ann", password=b"secret") + publish("ann/a", b"x", 1, 7))
+        assert wire.written == b"\x20\x02\x00\x00\x40\x02\x00\x07"
+        assert wire.is_read
+        stranger, other = Wire(), Connection(serves.broker, "mqtt")
+        other.connection_made(stranger)
+        other.data_received(connect("third", username="ann", password=b"wrong"))
+        assert (stranger.written, stranger.is_read) == (b"", False)
+        await until(lambda: stranger.written, "nothing is said")
+        assert stranger.written == b"\x20\x02\x00\x04"
+        for one in (connection, other):
+            one.connection_lost(None)

@@ -148,13 +148,22 @@ class Verifier:
             return False
         if not is_hash(hash_):
             return await self._refuse(user_name, password, source)
-        mac = self._mac(password)
-        if self._remembered(user_name, hash_, mac):
+        if self.remembers(user_name, hash_, password):
             return True
         if not await self._in_thread(password, hash_, source, user_name):
             return False
-        self._remember(user_name, hash_, mac)
+        self._remember(user_name, hash_, self._mac(password))
         return True
+
+    def remembers(self, user_name: str, hash_: bytes, password: bytes) -> bool:
+        """Was this password verified for the hash not long ago? Takes no thread, and about a microsecond."""
+        known = self._verified.get(user_name)
+        if known is None:
+            return False
+        if known[0] != hash_ or known[2] <= self._clock():
+            del self._verified[user_name]
+            return False
+        return hmac.compare_digest(known[1], self._mac(password))
 
     async def close(self) -> None:
         """Wait for the checks under way (a second at most) and end the threads. May be called twice."""
@@ -211,15 +220,6 @@ class Verifier:
 
     def _mac(self, data: bytes) -> bytes:
         return hmac.digest(self._key, data, hashlib.sha256)
-
-    def _remembered(self, user_name: str, hash_: bytes, mac: bytes) -> bool:
-        known = self._verified.get(user_name)
-        if known is None:
-            return False
-        if known[0] != hash_ or known[2] <= self._clock():
-            del self._verified[user_name]
-            return False
-        return hmac.compare_digest(known[1], mac)
 
     def _remember(self, user_name: str, hash_: bytes, mac: bytes) -> None:
         if len(self._verified) >= CACHE_ENTRIES:

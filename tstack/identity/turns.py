@@ -112,7 +112,7 @@ class Turns(Generic[T]):
 
         `item` itself is the last of these when it finds no room.
         """
-        losers = []
+        losers: list[T] = []
         while self.weight + weight > self._size:
             loser = self._make_way(source, name, weight)
             if loser is None:
