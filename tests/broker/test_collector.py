@@ -48,3 +48,13 @@ def test_a_start_that_fails_leaves_the_collector_on() -> None:
         raise ValueError
     assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
+
+
+def test_what_is_there_at_the_end_is_not_taken_apart() -> None:
+    """The interpreter's last collection would walk and free, piece by piece, all that the broker holds."""
+    ring = Ring()
+    held = weakref.ref(ring)
+    collector.leave_all()
+    del ring
+    gc.collect()
+    assert held() is not None

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
-from tests.broker.serving import until
+import pytest
+
+from tests.broker.serving import ANY, Peer, open_to_all, serving, until
+from tests.broker.test_websocket import masked
 from tests.routing.wire import connect, publish, seen, split, subscribe
 from tstack.broker.connection import Connection
 from tstack.broker.server import Broker, Options
+from tstack.broker.websocket_connection import WebSocketConnection
+from tstack.routing.channel import Channel
 from tstack.routing.limits import Limits
 from tstack.store.embedded import EmbeddedStore
 
@@ -63,8 +69,6 @@ async def opened(owner: Broker, client_id: str) -> tuple[Connection, Wire]:
     connection = Connection(owner, "mqtt")
     connection.connection_made(wire)
     connection.data_received(connect(client_id))
-    assert not wire.is_read
-    await until(lambda: wire.written, "no CONNACK")
     assert wire.packets() == [b"\x20\x02\x00\x00"]
     assert wire.is_read
     return connection, wire
@@ -144,3 +148,56 @@ async def test_the_clock_goes_on_when_a_tick_fails() -> None:
     owner.router.on_interest = None
     connection.connection_lost(None)
     await owner.stop()
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "ws"])
+async def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector(scheme: str) -> None:
+    """All that it was made of is freed at once, since nothing of it refers to itself in a circle."""
+    kinds = (Connection, WebSocketConnection, Channel)
+
+    def left() -> list[object]:
+        return [one for one in gc.get_objects() if type(one) in kinds]
+
+    hello = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    hello += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with open_to_all(ws=[ANY]) as broker:
+        gc.collect()
+        before = len(left())
+        gc.disable()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port(scheme))
+            packet = connect("a")
+            if scheme == "ws":
+                writer.write(hello)
+                await reader.readuntil(b"\r\n\r\n")
+                packet = masked(2, packet)
+            writer.write(packet)
+            answer = await reader.readexactly(6 if scheme == "ws" else 4)
+            assert answer.endswith(b"\x20\x02\x00\x00")
+            assert len(left()) > before
+            writer.close()
+            await writer.wait_closed()
+            await until(lambda: len(left()) == before, "something stays behind")
+        finally:
+            gc.enable()
+
+
+async def test_who_has_to_wait_for_nothing_is_let_in_at_once() -> None:
+    """The first login with a password waits for bcrypt; the next one has its answer when its CONNECT has been read."""
+    async with serving() as serves:
+        await serves.add("ann", "secret")
+        await (await Peer.dial(serves.port())).ask("ann", "secret", "first")
+        wire = Wire()
+        connection = Connection(serves.broker, "mqtt")
+        connection.connection_made(wire)
+        connection.data_received(connect("second", username="ann", password=b"secret") + publish("ann/a", b"x", 1, 7))
+        assert wire.written == b"\x20\x02\x00\x00\x40\x02\x00\x07"
+        assert wire.is_read
+        stranger, other = Wire(), Connection(serves.broker, "mqtt")
+        other.connection_made(stranger)
+        other.data_received(connect("third", username="ann", password=b"wrong"))
+        assert (stranger.written, stranger.is_read) == (b"", False)
+        await until(lambda: stranger.written, "nothing is said")
+        assert stranger.written == b"\x20\x02\x00\x04"
+        for one in (connection, other):
+            one.connection_lost(None)

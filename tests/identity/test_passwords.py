@@ -16,6 +16,7 @@ from tstack.identity.passwords import (
     DECOY_WAITING,
     DEVICE_COST,
     MAX_WAITING,
+    PERSON_COST,
     THREADS,
     Busy,
     Verifier,
@@ -26,6 +27,11 @@ from tstack.identity.passwords import (
 )
 
 HASH = hash_password("right", DEVICE_COST)
+DEAR = HASH[:4] + b"%02d" % PERSON_COST + HASH[6:]
+"""A hash of that form, for `SlowBcrypt`."""
+
+DEARER = 1 << (PERSON_COST - DEVICE_COST)
+"""As how many checks of a device one of these counts."""
 
 
 class Clock:
@@ -63,7 +69,8 @@ class SlowBcrypt:
             self.costs.append(hashed[:7])
             self.started.release()
             assert self.go.wait(30)
-            return len(hashed) == len(HASH) and real(password, hashed)  # a decoy is a bare salt
+            # a decoy is a bare salt; and nobody here has time for what a higher cost takes
+            return len(hashed) == len(HASH) and real(password, HASH[:7] + hashed[7:])
 
         patch.setattr(bcrypt, "checkpw", checkpw)
 
@@ -205,14 +212,32 @@ async def test_no_password_is_kept_in_memory(verifier: Verifier) -> None:
 
 async def test_sec_43_the_queue_is_bounded_and_those_in_it_are_served(verifier: Verifier, slow: SlowBcrypt) -> None:
     """SEC-43: more checks than can wait are turned away at once."""
-    asked = [asyncio.create_task(verifier.verify(f"u{n}", HASH, b"right")) for n in range(THREADS + MAX_WAITING)]
+    people = MAX_WAITING // DEARER
+    asked = [asyncio.create_task(verifier.verify(f"u{n}", DEAR, b"right")) for n in range(THREADS + people)]
     await until(lambda: verifier.waiting == MAX_WAITING)
     with pytest.raises(Busy):
-        await verifier.verify("one-more", HASH, b"right")
+        await verifier.verify("one-more", DEAR, b"right")
     slow.go.set()
     assert all(await asyncio.gather(*asked))
     assert verifier.waiting == 0
-    assert await verifier.verify("one-more", HASH, b"right")
+    assert await verifier.verify("one-more", DEAR, b"right")
+
+
+async def test_what_may_wait_is_counted_by_what_it_costs(verifier: Verifier, slow: SlowBcrypt) -> None:
+    """A check of cost 12 takes the room of 128 of cost 5; so a fleet of devices waits where 64 people would."""
+    running = [asyncio.create_task(verifier.verify(f"r{n}", DEAR, b"right")) for n in range(THREADS)]
+    await until(lambda: len(slow.costs) == THREADS)
+    people = MAX_WAITING // DEARER
+    asked = [asyncio.create_task(verifier.verify(f"p{n}", DEAR, b"right")) for n in range(people)]
+    await until(lambda: verifier.waiting == MAX_WAITING)
+    with pytest.raises(Busy):
+        await verifier.verify("one-more", DEAR, b"right")
+    device = asyncio.create_task(verifier.verify("device", HASH, b"right"))
+    await until(lambda: verifier.waiting == MAX_WAITING - DEARER + 1)
+    slow.go.set()
+    results = await gather_all(*running, *asked)
+    assert sum(isinstance(one, Busy) for one in results) == 1
+    assert await device
 
 
 async def test_the_loop_goes_on_while_checks_run(verifier: Verifier, slow: SlowBcrypt) -> None:
@@ -284,7 +309,9 @@ async def test_sec_62_a_stranger_takes_as_long_as_a_user(verifier: Verifier) -> 
 
 
 async def test_when_many_wait_a_stranger_does_not(verifier: Verifier, slow: SlowBcrypt) -> None:
-    users = [asyncio.create_task(verifier.verify(f"u{n}", HASH, b"right")) for n in range(THREADS + DECOY_WAITING)]
+    users = [
+        asyncio.create_task(verifier.verify(f"u{n}", DEAR, b"right")) for n in range(THREADS + DECOY_WAITING // DEARER)
+    ]
     await until(lambda: verifier.waiting == DECOY_WAITING)
     assert await verifier.verify("stranger", b"", b"guess") is False
     assert verifier.waiting == DECOY_WAITING

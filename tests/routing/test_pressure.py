@@ -343,6 +343,27 @@ def test_a_slow_receiver_of_qos_0_loses_only_its_own() -> None:
     assert slow.payloads() == [b"again"]
 
 
+def test_one_slow_receiver_costs_the_other_999_nothing() -> None:
+    """Each of them has every message when the publisher's write has been handled; what the slow one holds does not grow."""
+    world = World(Limits(output=2000, sessions_per_user=2000))
+    lines = [world.client(f"c{number}") for number in range(1000)]
+    for line in lines:
+        line.subscribe(("a", 0))
+    slow, *others = lines
+    slow.blocked = True
+    sender = world.client("p")
+    held = []
+    for number in range(40):
+        payload = b"%0200d" % number
+        sender.write(publish("a", payload))
+        assert all(line.payloads() == [payload] for line in others)
+        assert not sender.waits
+        held.append(sum(map(len, slow.channel.out)))
+    assert max(held) <= 2000
+    assert held[-1] == held[20]
+    assert world.router.counters.dropped == {"slow receiver": 40 - held[-1] // 205}
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 @pytest.mark.parametrize("version", [4, 5])
 def test_what_is_in_flight_to_a_client_that_does_not_read_is_bounded(version: int, qos: int) -> None:

@@ -46,10 +46,10 @@ class Authenticator:
         self._directory = directory
         self._check = check
 
-    async def identify(self, connect: Connect, certificate: Mapping[str, Any] | None, source: str = "") -> Who:
-        """The user, or `Refusal`. `certificate` is what the TLS layer has verified, as `ssl` shows it.
+    def at_once(self, connect: Connect, certificate: Mapping[str, Any] | None) -> Who | None:
+        """The user, when there is nothing to wait for; None when a password has to be checked, see `identify`.
 
-        `source` is where it comes from, as addresses are counted: each one has its share of the password checks.
+        `certificate` is what the TLS layer has verified, as `ssl` shows it. Raises `Refusal`.
         """
         if connect.properties.authentication_method is not None:
             raise Refusal(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
@@ -59,10 +59,20 @@ class Authenticator:
         if certificate:
             return self._by_certificate(name, certificate)
         try:
-            user = await self._directory.authenticate(name, connect.password or b"", source)
+            user = self._directory.remembered(name, connect.password or b"")
         except Refused as refused:
-            # 3.1.1 and 5.0 have one code for an unknown user and a wrong password: nobody learns which names exist
-            raise Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, refused.reason) from None
+            raise _refusal(refused) from None
+        return Who(user.name, user.permissions, BY_PASSWORD) if user is not None else None
+
+    async def identify(self, connect: Connect, source: str = "") -> Who:
+        """The user who has this password, or `Refusal`.
+
+        `source` is where it comes from, as addresses are counted: each one has its share of the password checks.
+        """
+        try:
+            user = await self._directory.authenticate(connect.username or "", connect.password or b"", source)
+        except Refused as refused:
+            raise _refusal(refused) from None
         except Busy:
             raise Refusal(ReasonCode.SERVER_BUSY, "busy") from None
         return Who(user.name, user.permissions, BY_PASSWORD)
@@ -79,3 +89,8 @@ class Authenticator:
         except Refused as refused:
             raise Refusal(ReasonCode.NOT_AUTHORIZED, refused.reason, subject) from None
         return Who(user.name, user.permissions, serial)
+
+
+def _refusal(refused: Refused) -> Refusal:
+    """3.1.1 and 5.0 have one code for an unknown user and a wrong password: nobody learns which names exist."""
+    return Refusal(ReasonCode.BAD_USER_NAME_OR_PASSWORD, refused.reason)

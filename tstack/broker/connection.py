@@ -11,10 +11,9 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from tstack.broker.authentication import Refusal
+from tstack.broker.authentication import Refusal, Who
 from tstack.broker.enhanced import ScramLogin
 from tstack.env import Address
 from tstack.identity.bans import address_key
@@ -25,6 +24,7 @@ from tstack.routing.channel import Channel
 if TYPE_CHECKING:
     from tstack.broker.gate import Place
     from tstack.broker.server import Broker
+    from tstack.mqtt.packets import Connect
 
 log = logging.getLogger("tstack.broker")
 
@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
             self.channel.close("connection lost")
             self.channel.carrier = None
             self._broker.flush()
+        self._transport = None  # a WebSocket's refers to this: a circle that only the garbage collector would find
 
     # -- called for the channel ----------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _authenticate(self, channel: Channel) -> None:
-        """Find out who it is, beside the event loop; nothing more is read from this client meanwhile."""
+        """Find out who it is: at once, or beside the event loop, when nothing more is read from this client meanwhile."""
         connect = channel.connect
         if connect is not None and self._broker.offers(connect):
             exchange = ScramLogin(self._broker, self, connect)
@@ -191,32 +192,51 @@ class Connection(asyncio.Protocol):
         tls: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
         if tls is not None:
             certificate = tls.getpeercert()
-        self._authentication = asyncio.get_running_loop().create_task(self._identify(channel, certificate))
+        assert connect is not None
+        started = time.perf_counter()
+        who: Who | None = None
+        try:
+            self._broker.gate.check(self, connect)
+            who = self._broker.authenticator.at_once(connect, certificate)
+        except Exception as error:  # noqa: BLE001 - judged and logged in _settle
+            self._settle(channel, connect, bool(certificate), started, error)
+            return
+        if who is not None:
+            self._settle(channel, connect, bool(certificate), started, who)
+            return
+        self._authentication = asyncio.get_running_loop().create_task(self._identify(channel, connect, started))
         channel.mark()
 
-    async def _identify(self, channel: Channel, certificate: Mapping[str, Any] | None) -> None:
-        connect = channel.connect
-        assert connect is not None
+    async def _identify(self, channel: Channel, connect: Connect, started: float) -> None:
+        """By a password that has to be checked."""
+        outcome: Who | Exception
+        try:
+            outcome = await self._broker.authenticator.identify(connect, self.address)
+        except Exception as error:  # noqa: BLE001 - judged and logged in _settle
+            outcome = error
+        self._authentication = None
+        self._settle(channel, connect, False, started, outcome)
+        self._broker.flush()
+
+    def _settle(
+        self, channel: Channel, connect: Connect, by_certificate: bool, started: float, outcome: Who | Exception
+    ) -> None:
+        """Who it is has been found out, or why that cannot be."""
         broker = self._broker
-        started = time.perf_counter()
         result = "internal error"
         try:
-            broker.gate.check(self, connect)
-            who = await broker.authenticator.identify(connect, certificate, self.address)
-            broker.gate.passed(self, who.user)
+            if isinstance(outcome, Exception):
+                raise outcome
+            broker.gate.passed(self, outcome.user)
         except Refusal as refusal:
             result = refusal.reason
-            self._authentication = None
             broker.refused(channel, connect, refusal)
             broker.gate.failed(self, connect, refusal)
         except Exception:
             log.exception("could not find out who %s is", channel.peer)
-            self._authentication = None
             broker.refused(channel, connect, Refusal(ReasonCode.SERVER_UNAVAILABLE, "internal error"))
         else:
             result = "accepted"
-            self._authentication = None
             if channel.state != outlet.CLOSED:
-                broker.accepted(channel, who)
-        broker.logins.add(connect, bool(certificate), result, time.perf_counter() - started)
-        broker.flush()
+                broker.accepted(channel, outcome)
+        broker.logins.add(connect, by_certificate, result, time.perf_counter() - started)

@@ -68,6 +68,7 @@ async def _serve(life: service.Life, values: Values, options: Options, reload: R
         await life.stopping.wait()
         service.notify("STOPPING=1\nSTATUS=saying good-bye to clients")
         await broker.stop()
+        collector.leave_all()
         if broker.failure is not None:
             raise broker.failure
     return service.EXIT_OK

@@ -91,6 +91,7 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
+    collector.leave_all()
     if broker.failure is not None:
         raise broker.failure
     return service.EXIT_OK

@@ -117,6 +117,16 @@ class Directory:
             raise Refused("deleted" if user.deleted else "password")
         return _let_in(user)
 
+    def remembered(self, name: str, password: bytes) -> User | None:
+        """The user who has this password, when that was verified not long ago; None when it has to be checked.
+
+        Raises `Refused` for a user who has it and may not come in.
+        """
+        user = self.users.get(name)
+        if user is None or not self._verifier.remembers(name, user.password, password):
+            return None
+        return _let_in(user)
+
     def authenticate_certificate(self, name: str, serial: str) -> User:
         """The user of a certificate that TLS has verified: `name` is its common name. Raises `Refused`.
 

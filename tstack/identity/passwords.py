@@ -2,10 +2,10 @@
 
 A check costs what its hash says: 250 ms at cost 12, for a password that a person chose; 2 ms at cost 5, which is enough for a
 device's password of 192 random bits, since nobody guesses those. bcrypt lets go of the interpreter lock, so two threads of
-its own keep two cores busy and the event loop free. Behind them at most `MAX_WAITING` checks wait; one more is told `Busy`,
-so that a flood of logins costs the clients patience and the broker nothing. Addresses have turns, and users of one address
-(`turns.py`): a flood from one of them keeps nobody else waiting for long. What has been verified is remembered for
-about an hour as an HMAC under a key that only this process has, which carries a fleet through a network flap.
+its own keep two cores busy and the event loop free. Behind them eight seconds' worth of checks wait at most (`MAX_WAITING`);
+one more is told `Busy`, so that a flood of logins costs the clients patience and the broker nothing. Addresses have turns,
+and users of one address (`turns.py`): a flood from one of them keeps nobody else waiting for long. What has been verified is
+remembered for about an hour as an HMAC under a key that only this process has, which carries a fleet through a network flap.
 
 An unknown user costs the same as a known one while the queue is short. Whether such a check is a cheap or a costly one
 follows from the name under the process's key, so it is the same at every try and tells nothing about who exists.
@@ -37,11 +37,14 @@ MAX_COST = 14
 """A hash in the store that costs more (1 s here, twice that for each step up) never verifies: no thread can be taken back."""
 
 THREADS = 2
-MAX_WAITING = 64
-"""Checks that wait for a thread: at 250 ms each the last one waits 8 s, within the time that a CONNECT is given."""
+MAX_WAITING = 8192
+"""Checks that wait for a thread, counted in those of a device's password (2 ms): the last one waits 8 s with two cores, within
+the time that a CONNECT is given. A person's counts as 128 of them, so 64 of those can wait; no check counts as less than one,
+so this bounds the number too (about 3 KB each)."""
 
-DECOY_WAITING = 8
-"""With this many waiting, an unknown user is refused at once: hiding who exists must not keep those who do waiting."""
+DECOY_WAITING = 1024
+"""With so much waiting, a second's worth, an unknown user is refused at once: hiding who exists must not keep those who do
+waiting."""
 
 CACHE_ENTRIES = 100_000
 """Users whose verified password is remembered, about 300 bytes each."""
@@ -102,6 +105,11 @@ def _is_password(data: bytes) -> bool:
     return 0 < len(data) <= MAX_PASSWORD_BYTES and 0 not in data
 
 
+def _weight(hash_: bytes) -> int:
+    """How many checks at `DEVICE_COST` take as long as one of this hash; 1 for a cheaper one."""
+    return 1 << max(0, int(hash_[4:6]) - DEVICE_COST)
+
+
 def check_password(password: bytes, hash_: bytes) -> bool:
     """Is this the password behind the hash? Blocks for as long as its cost says; what bcrypt cannot take is False."""
     if not _is_password(password):
@@ -126,8 +134,8 @@ class Verifier:
 
     @property
     def waiting(self) -> int:
-        """Checks that wait for a thread now."""
-        return len(self._turns)
+        """What waits for a thread now, in checks of a device's password."""
+        return self._turns.weight
 
     async def verify(self, user_name: str, hash_: bytes, password: bytes, source: str = "") -> bool:
         """Is this the password behind the hash? With b"" for the hash, for an unknown user: False, after as long.
@@ -140,13 +148,22 @@ class Verifier:
             return False
         if not is_hash(hash_):
             return await self._refuse(user_name, password, source)
-        mac = self._mac(password)
-        if self._remembered(user_name, hash_, mac):
+        if self.remembers(user_name, hash_, password):
             return True
         if not await self._in_thread(password, hash_, source, user_name):
             return False
-        self._remember(user_name, hash_, mac)
+        self._remember(user_name, hash_, self._mac(password))
         return True
+
+    def remembers(self, user_name: str, hash_: bytes, password: bytes) -> bool:
+        """Was this password verified for the hash not long ago? Takes no thread, and about a microsecond."""
+        known = self._verified.get(user_name)
+        if known is None:
+            return False
+        if known[0] != hash_ or known[2] <= self._clock():
+            del self._verified[user_name]
+            return False
+        return hmac.compare_digest(known[1], self._mac(password))
 
     async def close(self) -> None:
         """Wait for the checks under way (a second at most) and end the threads. May be called twice."""
@@ -158,16 +175,15 @@ class Verifier:
             await self._in_thread(password, decoy, source, user_name)
         return False
 
-    async def _turn(self, source: str, user_name: str) -> None:
+    async def _turn(self, source: str, user_name: str, weight: int) -> None:
         """Wait for a thread. Raises `Busy` when there is no place to wait, or somebody with less needs it."""
         if self._free:
             self._free -= 1
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        loser = self._turns.put(source, user_name, waiter)
-        if loser is waiter:
-            raise Busy
-        if loser is not None:
+        for loser in self._turns.put(source, user_name, waiter, weight):
+            if loser is waiter:
+                raise Busy
             loser.set_exception(Busy())
         try:
             await waiter
@@ -187,7 +203,7 @@ class Verifier:
             waiter.set_result(None)
 
     async def _in_thread(self, password: bytes, hash_: bytes, source: str, user_name: str) -> bool:
-        await self._turn(source, user_name)
+        await self._turn(source, user_name, _weight(hash_))
         loop = asyncio.get_running_loop()
 
         def release(_: Future[bool]) -> None:
@@ -204,15 +220,6 @@ class Verifier:
 
     def _mac(self, data: bytes) -> bytes:
         return hmac.digest(self._key, data, hashlib.sha256)
-
-    def _remembered(self, user_name: str, hash_: bytes, mac: bytes) -> bool:
-        known = self._verified.get(user_name)
-        if known is None:
-            return False
-        if known[0] != hash_ or known[2] <= self._clock():
-            del self._verified[user_name]
-            return False
-        return hmac.compare_digest(known[1], mac)
 
     def _remember(self, user_name: str, hash_: bytes, mac: bytes) -> None:
         if len(self._verified) >= CACHE_ENTRIES:
