@@ -261,13 +261,21 @@ class Membership:
 
 
 def owner_key(mailbox: str) -> str:
-    """The store's key that says who owns a mailbox (`records.mailbox_path`)."""
+    """The store's key that says who owns a mailbox (`Mailbox.path`)."""
     return OWNER_PREFIX + mailbox
 
 
-def owner_of(item: Item) -> tuple[str, int]:
-    """The owner's tag, and the revision, from such a key. Raises `ValueError`."""
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a mailbox, as the key says, and that key."""
+
+    tag: str
+    item: Item
+
+
+def owner_of(item: Item) -> Owner:
+    """What such a key says. Raises `ValueError`."""
     try:
-        return str(json.loads(item.value)["Watcher"]), item.revision
+        return Owner(str(json.loads(item.value)["Watcher"]), item)
     except (KeyError, TypeError, RecursionError):
         raise ValueError("no owner of a mailbox") from None
