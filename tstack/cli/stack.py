@@ -15,7 +15,7 @@ from pathlib import Path
 from tstack import service
 from tstack.broker import collector
 from tstack.broker.server import Broker
-from tstack.cli import doctor, pki, top
+from tstack.cli import doctor, mail_run, pki, top
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
@@ -24,8 +24,10 @@ from tstack.cli.reload import Reload
 from tstack.cli.serve import broker_options, check_usage, live_options
 from tstack.env import Values
 from tstack.errors import Failure
+from tstack.mail.station import Station
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Registration
+from tstack.store.interface import Store
 
 EXAMPLES = """\
   tstack up                                   everything on this machine, state in ./var
@@ -81,6 +83,9 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
+        mail = await _mail(store, values, broker, life)
+        if mail is not None:
+            parts.push_async_callback(mail.stop)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
         _greet(values, broker, registration, key, fresh)
@@ -88,9 +93,19 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
-    if broker.failure is not None:
-        raise broker.failure
+    if failure := broker.failure or (mail.failure if mail else None):
+        raise failure
     return service.EXIT_OK
+
+
+async def _mail(store: Store, values: Values, broker: Broker, life: service.Life) -> Station | None:
+    """The mail watchers, started; None when the broker has no listener that they could use."""
+    mqtt = await mail_run.own_options(store, values, broker.addresses)
+    if mqtt is None:
+        return None
+    mail = mail_run.station(store, values, mqtt, life.stop)
+    await mail.start(values[declared.STORE_WAIT])
+    return mail
 
 
 def _registration_key(values: Values) -> tuple[str, bool]:
