@@ -124,7 +124,7 @@ def figures_hold(url: str) -> None:
 
 
 def park(here: Place, events: Running) -> None:
-    """Wrong credentials park a mailbox, and the right ones are tried at once."""
+    """Nobody logs in to a parked mailbox; new credentials are tried at once, wrong ones as well as right ones."""
     here.does("park", "acme/WORK/bob", "-reason=holidays")
     events.wait_for(r'/state .*"state":"parked","reason":"holidays"')
     assert here.says("show", "acme/WORK/bob")["State"] == "parked"

@@ -224,7 +224,7 @@ def test_doctor_beside_a_running_stack(tmp_path: Path, certs: str) -> None:
         assert code == 0
         assert found[f"port {plain}"] == found[f"port {tls}"] == ("ok", "a broker answers")
         assert found[f"port {free}"] == ("ok", "nobody listens there: free")
-        assert found["store"] == ("ok", "embedded: 1 users")
+        assert found["store"] == ("ok", "embedded: 2 users")  # bob, and the mail watchers' own
         assert found["server certificate"][0] == "ok"
 
 

@@ -23,11 +23,18 @@ from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
+from tstack.mail.checkpoint import NotOurs
 from tstack.mail.event import Mailbox
+from tstack.mail.mailbox import Condition
+from tstack.mail.oauth import OAuth
+from tstack.mail.outbox import Outbox
+from tstack.mail.providers import Logins
 from tstack.mail.records import Connection, Partner, User
-from tstack.mail.watcher import ask_key, ask_sweep
+from tstack.mail.watcher import Options as WatcherOptions
+from tstack.mail.watcher import Watcher, ask_key, ask_sweep, parked_for
+from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
-from tstack.store.interface import Store
+from tstack.store.interface import Check, Store
 
 KEYS = f"k1:{base64.b64encode(bytes(32)).decode()}"
 SEALER = Sealer.from_text(KEYS, "the test")
@@ -271,6 +278,82 @@ async def test_records_take_effect_at_once(site: Site) -> None:
             while await site.owners() or await site.store.get(CHECKPOINT_PREFIX + bob.path):
                 await asyncio.sleep(0.02)
     assert told.new["rec0", "c"] == told.new["rec0", "d"] == 1
+
+
+class Lonely:
+    """One watcher in this process, on the embedded store, whose outbox nobody empties."""
+
+    def __init__(self, store: Store, outbox: Outbox) -> None:
+        self.store = store
+        options = WatcherOptions(Peer("me", boot="1"), ttl=60, starts=1000)
+        self.watcher = Watcher(store, outbox, SEALER, Logins(store, SEALER, OAuth()).account, options)
+
+    def state(self, path: str) -> str:
+        box = self.watcher.boxes.get(path)
+        return box.condition.state if box else ""
+
+
+@asynccontextmanager
+async def lonely(folder: Path, dovecot: Dovecot, user: User, password: str) -> AsyncIterator[Lonely]:
+    async with EmbeddedStore(folder / "store.db") as store:
+        outbox = Outbox(folder / "outbox.db")
+        await outbox.start()
+        await admin.create_partner(store, SEALER, Partner("acme"))
+        here = Connection("acme", "WORK", host="127.0.0.1", port=dovecot.port, tls="none")
+        await admin.create_connection(store, SEALER, here)
+        await admin.create_user(store, SEALER, user, password)
+        one = Lonely(store, outbox)
+        await one.watcher.start()
+        try:
+            yield one
+        finally:
+            one.watcher._lost()  # nothing is published here: there is nothing to wait for
+            await one.watcher.stop()
+            await outbox.stop()
+
+
+async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_path: Path, dovecot: Dovecot) -> None:
+    bob = User("acme", "WORK", "bob", login="bob")
+    path = bob.mailbox.path
+    async with lonely(tmp_path, dovecot, bob, "wrong") as one:
+        for _ in range(2):
+            await until(lambda: one.state(path) == "auth_failed", "it is refused")
+            watch = one.watcher.boxes[path].watch
+            assert watch is not None
+            one.watcher.boxes[path].condition = watch.condition = Condition("connecting")
+            watch.try_now()
+        async with asyncio.timeout(PATIENCE):
+            while not (await admin.get_user(one.store, bob.mailbox)).parked:
+                await asyncio.sleep(0.02)
+        await until(
+            lambda: (box := one.watcher.boxes.get(path)) and box.user.parked and not box.watch, "it is left alone"
+        )
+        user = await admin.get_user(one.store, bob.mailbox)
+        assert "uthentication" in user.reason
+        assert 23 * 3600 < parked_for(user) <= 24 * 3600
+        await admin.set_secret(one.store, SEALER, bob.mailbox, dovecot.password)
+        await until(lambda: one.state(path) == "connected", "new credentials are tried at once")
+
+
+async def test_a_lost_lease_ends_every_watch_at_once_and_the_next_one_begins_anew(
+    tmp_path: Path, dovecot: Dovecot
+) -> None:
+    bob = User("acme", "WORK", "bob2", login="bob2")
+    path = bob.mailbox.path
+    async with lonely(tmp_path, dovecot, bob, dovecot.password) as one:
+        await until(lambda: one.state(path) == "connected", "it is watched")
+        before = one.watcher.boxes[path]
+        item = await one.store.get(OWNER_PREFIX + path)
+        assert item is not None
+        assert one.watcher._fence(path) == Check(item.key, item.revision)
+        one.watcher.membership._lose()
+        assert before.lost
+        with pytest.raises(NotOurs):
+            one.watcher._fence(path)
+        await until(lambda: before.task and before.task.done(), "its watch has ended")
+        assert (
+            await one.store.get(item.key) == item
+        )  # whether it is ours still is for the store to say: nothing is given back
 
 
 def test_two_on_one_data_directory(tmp_path: Path) -> None:
