@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -283,9 +284,9 @@ async def test_records_take_effect_at_once(site: Site) -> None:
 class Lonely:
     """One watcher in this process, on the embedded store, whose outbox nobody empties."""
 
-    def __init__(self, store: Store, outbox: Outbox) -> None:
+    def __init__(self, store: Store, outbox: Outbox, capacity: int) -> None:
         self.store = store
-        options = WatcherOptions(Peer("me", boot="1"), ttl=60, starts=1000)
+        options = WatcherOptions(Peer("me", capacity=capacity, boot="1"), ttl=60, starts=1000)
         self.watcher = Watcher(store, outbox, SEALER, Logins(store, SEALER, OAuth()).account, options)
 
     def state(self, path: str) -> str:
@@ -294,7 +295,9 @@ class Lonely:
 
 
 @asynccontextmanager
-async def lonely(folder: Path, dovecot: Dovecot, user: User, password: str) -> AsyncIterator[Lonely]:
+async def lonely(
+    folder: Path, dovecot: Dovecot, user: User, password: str, capacity: int = 1000
+) -> AsyncIterator[Lonely]:
     async with EmbeddedStore(folder / "store.db") as store:
         outbox = Outbox(folder / "outbox.db")
         await outbox.start()
@@ -302,7 +305,7 @@ async def lonely(folder: Path, dovecot: Dovecot, user: User, password: str) -> A
         here = Connection("acme", "WORK", host="127.0.0.1", port=dovecot.port, tls="none")
         await admin.create_connection(store, SEALER, here)
         await admin.create_user(store, SEALER, user, password)
-        one = Lonely(store, outbox)
+        one = Lonely(store, outbox, capacity)
         await one.watcher.start()
         try:
             yield one
@@ -333,6 +336,21 @@ async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_
         assert 23 * 3600 < parked_for(user) <= 24 * 3600
         await admin.set_secret(one.store, SEALER, bob.mailbox, dovecot.password)
         await until(lambda: one.state(path) == "connected", "new credentials are tried at once")
+
+
+async def test_who_is_full_takes_no_more_and_has_room_again_when_one_goes(tmp_path: Path, dovecot: Dovecot) -> None:
+    bob = User("acme", "WORK", "full0", login="full0")
+    async with lonely(tmp_path, dovecot, bob, dovecot.password, capacity=2) as one:
+        users = [replace(bob, tag=f"full{number}") for number in (1, 2)]
+        for user in users:
+            await admin.create_user(one.store, SEALER, user, dovecot.password)
+        await until(lambda: len(one.watcher.users.values) == 3, "all are known")
+        await until(lambda: list(map(one.state, one.watcher.boxes)) == ["connected"] * 2, "two of three are watched")
+        (left,) = one.watcher.users.values.keys() - one.watcher.boxes.keys()
+        gone = next(iter(one.watcher.boxes.values()))
+        gone.lost = True  # nothing is published here: there is nothing to wait for
+        await admin.archive_user(one.store, gone.user.mailbox)
+        await until(lambda: one.state(left) == "connected", "the third is watched")
 
 
 async def test_a_lost_lease_ends_every_watch_at_once_and_the_next_one_begins_anew(
