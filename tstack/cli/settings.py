@@ -189,7 +189,7 @@ REG_VALIDITY = Setting("validity", "TREG_VALIDITY", seconds, "365d", "how long a
 SEAL_KEY = Setting(
     "sealkey", "TSTACK_SEAL_KEY", str, "",
     "keys that secrets in the store are sealed with, as the file seal.key holds them; blank: seal.key in the certs folder, "
-    "which tuser key add -derived makes",
+    "which is made when there is none",
     secret=True,
 )  # fmt: skip
 
@@ -306,6 +306,31 @@ MAIL_IN = (
     S3_KEY, S3_SECRET,
 )  # fmt: skip
 
+# -- tmail ------------------------------------------------------------------------------------------------------------
+
+MAIL_ADMIN = Setting(
+    "mailadmin", "TMAIL_ADDR_ADMIN", addresses, "127.0.0.1:9885",
+    "listeners for /healthz, /readyz, /metrics and the state of mailboxes, which tmail status asks; blank: none",
+)  # fmt: skip
+MAIL_CAPACITY = Setting(
+    "mailboxes", "TMAIL_MAILBOXES", integer(0, 1_000_000), "10000",
+    "mailboxes that this process watches at most; what is over goes to other watchers",
+)  # fmt: skip
+MAIL_WEIGHT = Setting(
+    "weight", "TMAIL_WEIGHT", integer(1, 1000), "10", "this process's share of the mailboxes beside that of others"
+)
+MAIL_LEASE = Setting(
+    "mail-lease", "TMAIL_LEASE", seconds, "30s", "time after which the mailboxes of a watcher that is gone go to others"
+)
+MAIL_CA_FILE = Setting(
+    "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"
+)
+MAIL_PASSWORD = Setting(
+    "password", "TMAIL_PASSWORD", str, "", "the mailbox's password, or its OAuth refresh token; - reads it from standard input",
+    secret=True,
+)  # fmt: skip
+MAIL_WATCH = (MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, SEAL_KEY)
+
 # -- tuser ------------------------------------------------------------------------------------------------------------
 
 # Names of its own, so that what a client is set to use is not what an administrator overwrites by accident.
@@ -342,16 +367,22 @@ TUSER: tuple[Setting[Any], ...] = (USER_NAME, USER_PASSWORD, RIGHTS, *STORE, *LO
 TUSER_KEY: tuple[Setting[Any], ...] = (REG_KEY, SEAL_KEY, CERTS_DIR, *STORE, *LOGGING)
 """Of `tuser key`, in place of those."""
 
+TMAIL: tuple[Setting[Any], ...] = (
+    MQTT_URL, USERNAME, PASSWORD, CA_CRT_FILE, TLS_CERT_FILE, TLS_KEY_FILE, VERIFY_TLS, *MAIL_WATCH, CERTS_DIR, *STORE,
+    *LOGGING,
+)  # fmt: skip
+
 TOP: tuple[Setting[Any], ...] = (ADMIN_URL,)
-UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG, *MAIL_IN)))
+UP: tuple[Setting[Any], ...] = tuple(dict.fromkeys((*TSERVE, *TREG, *MAIL_WATCH, *MAIL_IN)))
 """What `tstack up` and `tstack doctor` can be told: all of the services'."""
 
-UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: ""}
+UP_DEFAULTS: dict[Setting[Any], str] = {ADDR_TLS: "127.0.0.1:8883", MQTT_URL: "", MAIL_ADMIN: "127.0.0.1:0"}
 """What is for one machine listens on that machine alone, and devices are told of its own listener."""
 
 PROGRAMS: dict[str, tuple[Setting[Any], ...]] = {
     "tserve": TSERVE, "treg": TREG, "tregister": TREGISTER, "tconsume": TCONSUME, "tpublish": TPUBLISH, "tuser": TUSER,
     "tuser key": TUSER_KEY,
+    "tmail": TMAIL, "tmail user": (MAIL_PASSWORD,),
     "tstack top": TOP, "tstack up": MAIL_IN,
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tstack import service
 from tstack.broker import collector
 from tstack.broker.server import Broker
-from tstack.cli import doctor, pki, top
+from tstack.cli import doctor, mail_run, pki, top
 from tstack.cli import settings as declared
 from tstack.cli.mail_in import MailIn, mail_in
 from tstack.cli.program import Parser, open_store, opened
@@ -25,8 +25,10 @@ from tstack.cli.reload import Reload
 from tstack.cli.serve import broker_options, check_usage, live_options
 from tstack.env import Values
 from tstack.errors import Failure
+from tstack.mail.station import Station
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Registration
+from tstack.store.interface import Store
 
 EXAMPLES = """\
   tstack up                                   everything on this machine, state in ./var
@@ -82,19 +84,32 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
-        mail = await parts.enter_async_context(mail_in(store, broker, values))
-        life.on_reload(mail.reload)
+        received = await parts.enter_async_context(mail_in(store, broker, values))
+        life.on_reload(received.reload)
+        watching = await _mail(store, values, broker, life)
+        if watching is not None:
+            parts.push_async_callback(watching.stop)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
-        _greet(values, broker, registration, mail, key, fresh)
+        _greet(values, broker, registration, received, key, fresh)
         life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         service.notify("READY=1")
         await life.stopping.wait()
         service.notify("STOPPING=1")
     collector.leave_all()
-    if broker.failure is not None:
-        raise broker.failure
+    if failure := broker.failure or (watching.failure if watching else None):
+        raise failure
     return service.EXIT_OK
+
+
+async def _mail(store: Store, values: Values, broker: Broker, life: service.Life) -> Station | None:
+    """The mail watchers, started; None when the broker has no listener that they could use."""
+    mqtt = await mail_run.own_options(store, values, broker.addresses)
+    if mqtt is None:
+        return None
+    mail = mail_run.station(store, values, mqtt, life.stop)
+    await mail.start(values[declared.STORE_WAIT])
+    return mail
 
 
 def _registration_key(values: Values) -> tuple[str, bool]:

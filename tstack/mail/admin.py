@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.identity.users import now_text
+from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import (
     CONNECTION_PREFIX,
@@ -233,7 +234,7 @@ async def unpark_user(store: Store, mailbox: Mailbox) -> User:
 async def delete_user(store: Store, mailbox: Mailbox) -> None:
     """Remove a user and how far it was read; a new one of that tag begins anew. Raises `NotThere`."""
     await get_user(store, mailbox)
-    await store.delete(user_key(mailbox))
+    await store.commit(Delete(user_key(mailbox)), Delete(CHECKPOINT_PREFIX + mailbox.path))
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

@@ -143,6 +143,11 @@ class Watch:
         self._wake()
 
     @property
+    def sweeping(self) -> bool:
+        """Is there a sweep that has not ended?"""
+        return bool(self._sweeps)
+
+    @property
     def marks(self) -> dict[str, Mark]:
         """How far each folder has been read."""
         return {folder.name: folder.mark for folder in self._folders if folder.mark is not None}

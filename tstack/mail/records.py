@@ -66,12 +66,7 @@ def connection_key(partner: str, provider: str) -> str:
 def user_key(mailbox: Mailbox) -> str:
     """The store's key of a user. Raises `ValueError`."""
     check_mailbox(mailbox)
-    return USER_PREFIX + mailbox_path(mailbox)
-
-
-def mailbox_path(mailbox: Mailbox) -> str:
-    """`<partner>/<code>/<quoted tag>`: what a mailbox is called in keys and in the database."""
-    return f"{mailbox.partner}/{mailbox.provider}/{quote(mailbox.tag, '@-._~')}"
+    return USER_PREFIX + mailbox.path
 
 
 def check_code(provider: str) -> None:
@@ -205,6 +200,8 @@ class User:
     changed: str = ""
     connected_at: str = ""
     """When it was given the credentials that it has."""
+    announced: str = ""
+    """The `connected_at` that its partner has been told of (`connected`, or `disconnected` when it is blank)."""
     other: Mapping[str, object] = field(default_factory=dict, hash=False)
     revision: int = 0
 
@@ -329,6 +326,7 @@ _USER: Final[_Fields] = {
     "created": ("Created", str),
     "changed": ("Changed", str),
     "connected_at": ("ConnectedAt", str),
+    "announced": ("Announced", str),
 }
 
 

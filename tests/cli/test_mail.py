@@ -1,0 +1,159 @@
+"""tmail as it is used: beside `tstack up`, from the first partner to the first event, and what it says to what cannot be."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.dovecot import Dovecot
+from tests.processes import Running, command, free_port, module, need, run, wait_until
+from tstack.cli.mail import main
+
+
+def mail(subject: str) -> bytes:
+    return f"Subject: {subject}\r\nMessage-ID: <{subject}@example.com>\r\nFrom: a@example.com\r\n\r\nbody\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def dovecot() -> Iterator[Dovecot]:
+    with Dovecot() as server:
+        yield server
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Place:
+    """A folder in which somebody types."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, streams: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._patch, self._streams = folder, patch, streams
+        self.port = free_port()
+        patch.chdir(folder)
+
+    def up(self) -> Running:
+        flags = [f"-addr=127.0.0.1:{self.port}", "-addrTls=", "-addrAdmin=127.0.0.1:0", "-port=0"]
+        return Running([*command("tstack"), "up", *flags], cwd=self.folder)
+
+    def tmail(self, *args: str, stdin: str = "") -> Done:
+        """A command, in this process, which starts no sooner than it has to."""
+        self._patch.setattr("sys.stdin", io.StringIO(stdin))
+        self._streams.readouterr()
+        try:
+            code = main(args)
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return Done(code, *self._streams.readouterr())
+
+    def does(self, *args: str, stdin: str = "") -> str:
+        done = self.tmail(*args, stdin=stdin)
+        assert done.code == 0, done.err
+        return done.out
+
+    def says(self, *args: str, stdin: str = "") -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.does(*args, "--json", stdin=stdin))
+        return found
+
+    def subscriber(self, password: str) -> Running:
+        """A client of somebody else's, with a session that the broker keeps."""
+        who = ["-h", "127.0.0.1", "-p", str(self.port), "-u", "acme", "-P", password]
+        hello = [need("mosquitto_pub"), *who, "-t", "acme/hello", "-m", ""]
+        wait_until(lambda: run(hello).returncode == 0, "the broker does not know the partner")
+        flags = ["-d", *who, "-i", "partner", "-c"]
+        unbuffered = [need("stdbuf"), "-oL", need("mosquitto_sub")]
+        return Running([*unbuffered, *flags, "-q", "1", "-v", "-t", "acme/mail/#"])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Place:
+    return Place(tmp_path, monkeypatch, capsys)
+
+
+def test_from_the_first_partner_to_the_first_event_and_over_kill_9(here: Place, dovecot: Dovecot) -> None:
+    with here.up() as stack:
+        stack.wait_for("Ctrl-C stops it")
+        partner = here.says("partner", "add", "acme")
+        with here.subscriber(str(partner["Password"])) as events:
+            events.wait_for("received SUBACK")
+            here.does("connection", "add", "acme/WORK", "-host=127.0.0.1", f"-port={dovecot.port}", "-tls=none")
+            here.does("user", "add", "acme/WORK/bob", "-login=bob", "-password=-", stdin="secret\n")
+            events.wait_for(r'^acme/mail/WORK/bob/connected .*"account":"bob"')
+            events.wait_for(r'^acme/mail/WORK/bob/state .*"state":"connected"')
+            dovecot.deliver(mail("one"))
+            events.wait_for(r'^acme/mail/WORK/bob/new .*"subject":"one"')
+            assert re.search(r"acme/WORK/bob +connected +1$", here.does("mailboxes"), re.MULTILINE)
+            assert "logged in; the server has" in here.does("test-login", "acme/WORK/bob")
+            status = here.says("status")
+            wait_until(lambda: here.says("status")["published"] == 3, "the broker has confirmed all three")
+            assert (status["mailboxes"], status["brokerConnected"], status["leaseHeld"]) == (1, True, True)
+            figures_hold(str(status["admin"]))
+
+            stack.kill()
+            dovecot.deliver(mail("two"))
+            with here.up():
+                events.wait_for(r'^acme/mail/WORK/bob/new .*"subject":"two"')
+                dovecot.deliver(mail("three"))
+                events.wait_for(r'^acme/mail/WORK/bob/new .*"subject":"three"')
+                assert len(re.findall(r"^acme/mail/WORK/bob/connected", events.output, re.MULTILINE)) == 1
+                park(here, events)
+    assert (here.folder / "var" / "tmail.password").stat().st_mode & 0o777 == 0o600
+    assert (here.folder / "certs" / "seal.key").stat().st_mode & 0o777 == 0o600
+
+
+def figures_hold(url: str) -> None:
+    """The metrics are what Prometheus reads."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    families = module("prometheus_client.parser").text_string_to_metric_families(text)
+    found = {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+    assert found["imap_client_user_thread_count",] == 1
+    assert found["tstack_mail_mailboxes", "connected"] == 1
+    assert found["tstack_mail_published_total",] == 3
+    with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+        assert json.load(answer) == {"status": "ready"}
+
+
+def park(here: Place, events: Running) -> None:
+    """Nobody logs in to a parked mailbox; new credentials are tried at once, wrong ones as well as right ones."""
+    here.does("park", "acme/WORK/bob", "-reason=holidays")
+    events.wait_for(r'/state .*"state":"parked","reason":"holidays"')
+    assert here.says("show", "acme/WORK/bob")["State"] == "parked"
+    here.does("unpark", "acme/WORK/bob")
+    here.does("user", "password", "acme/WORK/bob", "-password=-", stdin="wrong\n")
+    events.wait_for(r'/state .*"state":"auth_failed"')
+    failed = here.tmail("test-login", "acme/WORK/bob")
+    assert (failed.code, "wrong" not in failed.out + failed.err) == (1, True)
+    here.does("user", "password", "acme/WORK/bob", "-password=-", stdin="secret\n")
+    wait_until(lambda: '"state": "connected"' in here.does("mailboxes", "--json"), "it is connected again")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("partner",), 2, "ACTION"),
+        (("partner", "add", "a/b"), 1, "user name"),
+        (("connection", "add", "acme"), 2, "PARTNER/CODE"),
+        (("connection", "add", "acme/WORK"), 2, "-host is missing"),
+        (("connection", "add", "acme/WORK", "-host=mail.example.org", "-tls=none"), 1, "without TLS"),
+        (("connection", "add", "acme/WORK", "-host=mail.example.org"), 1, "no partner acme"),
+        (("user", "add", "acme/WORK"), 2, "PARTNER/CODE/TAG"),
+        (("user", "add", "acme/WORK/bob", "-password=x"), 2, "-login is missing"),
+        (("user", "add", "acme/WORK/bob", "-login=bob"), 2, "no password"),
+        (("user", "show", "acme/WORK/bob"), 1, "no user bob"),
+        (("sweep", "acme/WORK/bob", "-since=soon"), 2, "no date"),
+        (("wrong",), 2, "unrecognized arguments: wrong"),
+    ],
+)
+def test_what_cannot_be_is_said(here: Place, args: tuple[str, ...], code: int, words: str) -> None:
+    done = here.tmail(*args, *([f"-data-dir={here.folder}"] if len(args) > 1 else []))
+    assert (done.code, words in done.err) == (code, True), done.err

@@ -1,0 +1,201 @@
+"""Partners, connections and users in the store: what is written, what is refused, and what nobody can read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tstack.errors import Failure
+from tstack.identity.seal import Sealer
+from tstack.mail import admin
+from tstack.mail.admin import AlreadyThere, NotThere
+from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
+from tstack.mail.event import Mailbox
+from tstack.mail.records import Connection, Partner, User, api_key_digest, check_mailbox
+from tstack.store.embedded import EmbeddedStore
+from tstack.store.interface import Store
+
+SEALER = Sealer({"k1": bytes(32)})
+BOB = Mailbox("acme", "WORK", "bob")
+WORK = Connection("acme", "WORK", host="imap.example.org")
+SECRET = "correct horse"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with EmbeddedStore(tmp_path / "store.db") as store:
+        yield store
+
+
+async def furnish(store: Store) -> tuple[Partner, str]:
+    partner, key = await admin.create_partner(store, SEALER, Partner("acme"))
+    await admin.create_connection(store, SEALER, WORK)
+    await admin.create_user(store, SEALER, User("acme", "WORK", "bob", "bob@example.org"), SECRET)
+    return partner, key
+
+
+async def test_no_secret_is_in_the_store_or_in_what_is_shown(store: Store) -> None:
+    partner, key = await furnish(store)
+    page = await store.range("/mail/")
+    assert [item.key for item in page.items] == [
+        "/mail/connection/acme/WORK", "/mail/partner/acme", "/mail/user/acme/WORK/bob",
+    ]  # fmt: skip
+    everything = b"".join(item.value for item in page.items).decode()
+    user = await admin.get_user(store, BOB)
+    assert partner.keys == (api_key_digest(key),)
+    for secret in (SECRET, key, key.partition(".")[2]):
+        assert secret not in everything
+        assert secret not in f"{user!r} {partner!r}"
+    assert admin.open_secret(SEALER, user) == SECRET
+    assert admin.signing_key(SEALER, partner) == key
+
+
+async def test_what_was_sealed_for_one_mailbox_opens_for_no_other(store: Store) -> None:
+    await furnish(store)
+    bob = await admin.get_user(store, BOB)
+    eve = await admin.create_user(store, SEALER, replace(bob, tag="eve", revision=0))
+    with pytest.raises(ValueError, match="does not open"):
+        admin.open_secret(SEALER, eve)
+
+
+async def test_a_key_changes_with_an_overlap_in_which_both_are_good(store: Store) -> None:
+    _, old = await furnish(store)
+    partner, new = await admin.add_api_key(store, SEALER, "acme")
+    assert partner.keys == (api_key_digest(old), api_key_digest(new))
+    assert admin.signing_key(SEALER, partner) == old
+    with pytest.raises(Failure, match="two API keys already"):
+        await admin.add_api_key(store, SEALER, "acme")
+    partner = await admin.retire_api_key(store, "acme")
+    assert partner.keys == (api_key_digest(new),)
+    assert admin.signing_key(SEALER, partner) == new
+    with pytest.raises(Failure, match="one API key only"):
+        await admin.retire_api_key(store, "acme")
+
+
+async def test_new_credentials_unpark_what_failures_parked_and_not_what_a_person_did(store: Store) -> None:
+    await furnish(store)
+    await admin.park_user(store, BOB, "refused", held=False)
+    assert (await admin.get_user(store, BOB)).parked
+    user = await admin.set_secret(store, SEALER, BOB, "another")
+    assert (user.parked, user.reason) == ("", "")
+    await admin.park_user(store, BOB, "on holiday")
+    user = await admin.set_secret(store, SEALER, BOB, "a third")
+    assert (user.held, user.reason) == (True, "on holiday")
+    user = await admin.unpark_user(store, BOB)
+    assert (user.held, user.parked) == (False, "")
+    assert not (await admin.set_secret(store, SEALER, BOB, "")).connected
+
+
+async def test_two_changes_at_once_are_both_made(store: Store) -> None:
+    await furnish(store)
+    await asyncio.gather(
+        admin.change_user(store, BOB, lambda user: replace(user, email="other@example.org")),
+        admin.archive_user(store, BOB),
+        admin.park_user(store, BOB, "why"),
+    )
+    user = await admin.get_user(store, BOB)
+    assert (user.email, user.archived, user.reason) == ("other@example.org", True, "why")
+    assert await admin.change_user(store, BOB, lambda user: user) == user  # nothing changes: nothing is written
+
+
+async def test_fields_that_we_do_not_know_stay(store: Store) -> None:
+    await furnish(store)
+    item = await store.get("/mail/user/acme/WORK/bob")
+    assert item is not None
+    await store.put(item.key, json.dumps(json.loads(item.value) | {"Theirs": [1]}).encode())
+    await admin.archive_user(store, BOB)
+    item = await store.get(item.key)
+    assert item is not None
+    assert json.loads(item.value)["Theirs"] == [1]
+
+
+async def test_what_is_not_there_and_what_is_there_already(store: Store) -> None:
+    with pytest.raises(NotThere):
+        await admin.create_connection(store, SEALER, WORK)
+    await furnish(store)
+    with pytest.raises(NotThere):
+        await admin.create_user(store, SEALER, User("acme", "HOME", "bob"))
+    with pytest.raises(AlreadyThere):
+        await admin.create_partner(store, SEALER, Partner("acme"))
+    with pytest.raises(AlreadyThere):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "bob"))
+    for wrong in (
+        admin.get_partner(store, "x"),
+        admin.get_connection(store, "acme", "x"),
+        admin.get_user(store, replace(BOB, tag="x")),
+    ):
+        with pytest.raises(NotThere):
+            await wrong
+
+
+async def test_pages_of_users_whose_tags_are_quoted(store: Store) -> None:
+    await furnish(store)
+    tags = sorted(["a/b", "a+b#", "ä", "bob", "%2F", "x y"])
+    for tag in tags:
+        if tag != "bob":
+            await admin.create_user(store, SEALER, User("acme", "WORK", tag))
+    found: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        users, after = await admin.list_users(store, "acme", "WORK", after=after, limit=2)
+        found += [user.tag for user in users]
+    assert sorted(found) == tags
+
+
+async def test_what_is_removed_takes_what_is_below_it_along(store: Store) -> None:
+    await furnish(store)
+    await store.put(CHECKPOINT_PREFIX + BOB.path, b"{}")
+    await admin.delete_user(store, BOB)
+    assert await store.get(CHECKPOINT_PREFIX + BOB.path) is None
+    for number in range(120):  # more than one commit takes
+        await admin.create_user(store, SEALER, User("acme", "WORK", f"u{number}"))
+    await admin.create_partner(store, SEALER, Partner("acme2"))
+    await admin.delete_partner(store, "acme")
+    assert [item.key for item in (await store.range("/mail/")).items] == ["/mail/partner/acme2"]
+
+
+async def test_all_secrets_are_sealed_anew_by_rekey(store: Store) -> None:
+    _, key = await furnish(store)
+    both = Sealer({"k2": bytes(31) + b"1", "k1": bytes(32)})
+    assert await admin.rekey(store, both) == (3, 0)
+    new = Sealer({"k2": bytes(31) + b"1"})
+    assert admin.open_secret(new, await admin.get_user(store, BOB)) == SECRET
+    assert admin.signing_key(new, await admin.get_partner(store, "acme")) == key
+    assert await admin.rekey(store, Sealer({"k3": bytes(32)})) == (1, 2)  # the connection has no secret
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"", b"[]", b'"x"', b'{"Tag": "eve"}', b'{"Tag": 1}', b'{"Tag": "bob", "Folders": "INBOX"}',
+        b'{"Tag": "bob", "Folders": ["A", "A"]}', b'{"Tag": "bob", "RawLimit": true}',
+        b'{"Tag": "bob", "RawLimit": -1}', b'{"Tag": "bob", "Login": "a\\r\\nb"}', b'{"Tag": "bob", "Parked": "soon"}',
+        b'{"Tag": "bob", "Email": "' + b"x" * 5000 + b'"}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_user_that_makes_no_sense_is_none(value: bytes) -> None:
+    with pytest.raises(ValueError) as caught:
+        User.from_json("acme/WORK/bob", value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "value", [b'{"Kind": "POP3", "Host": "x"}', b'{"Host": "x", "Port": 70000}', b"{}", b'{"Host": "a b"}']
+)
+def test_a_connection_that_makes_no_sense_is_none(value: bytes) -> None:
+    with pytest.raises(ValueError):
+        Connection.from_json("acme/WORK", value)
+
+
+@pytest.mark.parametrize(
+    "mailbox", [Mailbox("a/b", "X", "t"), Mailbox("a", "X Y", "t"), Mailbox("a", "X", ""), Mailbox("a", "X", "t" * 201),
+                Mailbox("a", "X", "a\nb"), Mailbox("a", "X", "\udc80")],
+)  # fmt: skip
+def test_names_that_would_escape_keys_or_topics_are_refused(mailbox: Mailbox) -> None:
+    with pytest.raises(ValueError):
+        check_mailbox(mailbox)

@@ -1,0 +1,378 @@
+"""tmail's commands for mailboxes: their records, and what their watchers say of them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from tstack.cli import settings as declared
+from tstack.cli.mail_partners import MAX_SECRET, facts, split
+from tstack.cli.mail_run import mail_context, sealer_of
+from tstack.cli.user_view import Answer
+from tstack.env import Values
+from tstack.errors import Failure, UsageError
+from tstack.logs import clean
+from tstack.mail import admin
+from tstack.mail.assignment import OWNER_PREFIX, WATCHER_PREFIX, Peer, owner_of
+from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
+from tstack.mail.connection import ImapConnection, Lost, Refused
+from tstack.mail.event import Mailbox
+from tstack.mail.mailbox import CannotLogIn
+from tstack.mail.oauth import OAuth
+from tstack.mail.providers import Logins
+from tstack.mail.records import User, check_mailbox
+from tstack.mail.watcher import ask_key, ask_sweep
+from tstack.store.interface import Store
+
+Work = Callable[[Store], Awaitable[Answer]]
+
+ASK_TIMEOUT = 5.0
+"""Seconds that a watcher has to answer."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes of its answer at most: twenty thousand mailboxes have a tenth of that."""
+
+
+def path_argument(parser: argparse.ArgumentParser) -> None:
+    """PARTNER/CODE/TAG."""
+    parser.add_argument("path", metavar="PARTNER/CODE/TAG", help="as in acme/WORK/bob; the tag may hold slashes")
+
+
+def connection_argument(parser: argparse.ArgumentParser) -> None:
+    """PARTNER/CODE."""
+    parser.add_argument("path", metavar="PARTNER/CODE", help="as in acme/WORK")
+
+
+def prefix_argument(parser: argparse.ArgumentParser) -> None:
+    """[PARTNER[/CODE]]."""
+    parser.add_argument("prefix", metavar="PARTNER[/CODE]", nargs="?", default="", help="of those alone")
+    parser.add_argument("-state", "--state", default="", help="those in this state alone, as in parked")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail user add` takes."""
+    path_argument(parser)
+    parser.add_argument("-email", "--email", default="", help="the mailbox' address")
+    parser.add_argument("-login", "--login", default="", help="the name to log in with; blank: the address")
+    parser.add_argument("-folders", "--folders", nargs="+", default=(), metavar="FOLDER", help="default INBOX")
+    parser.add_argument(
+        "-raw", "--raw", type=int, default=0, metavar="BYTES", help="publish mails up to this size whole, at .../raw"
+    )
+    parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
+
+
+def password_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail user password` takes."""
+    path_argument(parser)
+    parser.add_argument("-login", "--login", default=None, help="another name to log in with")
+
+
+def park_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail park` takes."""
+    path_argument(parser)
+    parser.add_argument("-reason", "--reason", default="parked by an operator", help="is published in its state")
+
+
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail sweep` takes."""
+    path_argument(parser)
+    parser.add_argument("-since", "--since", default="", metavar="DATE", help="as in 2026-11-01; default: all there is")
+
+
+# -- records ------------------------------------------------------------------------------------------------------------
+
+
+def add(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user add`."""
+    sealer, mailbox = sealer_of(values), _mailbox(flags.path)
+    user = User(
+        mailbox.partner, mailbox.provider, mailbox.tag, flags.email, flags.login, folders=tuple(flags.folders),
+        raw_limit=flags.raw,
+    )  # fmt: skip
+    if not flags.disconnected and not (flags.email or flags.login):
+        raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
+    secret = None if flags.disconnected else _password(values)
+
+    async def work(store: Store) -> Answer:
+        made = await admin.create_user(store, sealer, user, secret)
+        return Answer([f"user {flags.path}: added; new mail is published to {mailbox.topic('new')}"], [public(made)])
+
+    return work
+
+
+def password(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user password`."""
+    sealer, mailbox, secret = sealer_of(values), _mailbox(flags.path), _password(values)
+
+    async def work(store: Store) -> Answer:
+        user = await admin.set_secret(store, sealer, mailbox, secret, flags.login)
+        return Answer([f"user {flags.path}: its new credentials are tried at once"], [public(user)])
+
+    return work
+
+
+def list_(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user list`."""
+    partner, code = split(flags.path)
+
+    async def work(store: Store) -> Answer:
+        found: list[User] = []
+        after: str | None = ""
+        while after is not None:
+            page, after = await admin.list_users(store, partner, code, after=after)
+            found += page
+        lines = [f"{clean(one.tag):24} {_state(one):14} {clean(one.email or one.login)}".rstrip() for one in found]
+        return Answer(lines, [public(one) for one in found])
+
+    return work
+
+
+def show(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user show`."""
+    return _with(flags, admin.get_user, "")
+
+
+def archive(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user archive`."""
+    return _with(flags, admin.archive_user, "archived")
+
+
+def restore(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user restore`."""
+    return _with(flags, admin.restore_user, "restored; it goes on where it was left")
+
+
+def unpark(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail unpark`."""
+    return _with(flags, admin.unpark_user, "tried at once")
+
+
+def park(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail park`."""
+    return _with(flags, lambda store, mailbox: admin.park_user(store, mailbox, flags.reason), "parked")
+
+
+def remove(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user remove`."""
+    mailbox = _mailbox(flags.path)
+
+    async def work(store: Store) -> Answer:
+        await admin.delete_user(store, mailbox)
+        return Answer([f"user {flags.path}: removed"])
+
+    return work
+
+
+def sweep(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail sweep`: a request in the store, which the mailbox' owner takes back when it is done."""
+    mailbox = _mailbox(flags.path)
+    try:
+        since = datetime.fromisoformat(flags.since).replace(tzinfo=UTC) if flags.since else None
+    except ValueError:
+        raise UsageError(f"-since: {flags.since!r} is no date", "write it as in 2026-11-01") from None
+
+    async def work(store: Store) -> Answer:
+        await admin.get_user(store, mailbox)
+        await store.put(ask_key(mailbox), ask_sweep(since))
+        return Answer([f"mailbox {flags.path}: is swept when it is next connected"], [{"Asked": flags.path}])
+
+    return work
+
+
+def _with(flags: argparse.Namespace, act: Callable[[Store, Mailbox], Awaitable[User]], done: str) -> Work:
+    mailbox = _mailbox(flags.path)
+
+    async def work(store: Store) -> Answer:
+        shown = public(await act(store, mailbox))
+        return Answer([f"user {flags.path}: {done}"] if done else facts(shown), [shown])
+
+    return work
+
+
+# -- what the watchers say ----------------------------------------------------------------------------------------------
+
+
+def status(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail status`."""
+
+    async def work(store: Store) -> Answer:
+        found: list[dict[str, Any]] = []
+        lines: list[str] = []
+        for peer in await _peers(store):
+            answer = await _ask(peer, "/status")
+            found.append({"watcher": peer.tag, "admin": peer.admin} | answer)
+            if "error" in answer:
+                lines.append(f"{peer.tag}  {answer['error']}")
+                continue
+            states = ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())) or "none"
+            lines.append(
+                f"{peer.tag}  {answer['mailboxes']} of at most {answer['capacity']} mailboxes ({states}); "
+                f"{answer['published']} events published, {answer['waiting']} wait"
+            )
+            lines += [f"  {reason}" for reason in answer["reasons"]]
+        return Answer(lines or ["no watcher runs"], found)
+
+    return work
+
+
+def mailboxes(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail mailboxes`."""
+
+    async def work(store: Store) -> Answer:
+        found: list[dict[str, Any]] = []
+        for peer in await _peers(store):
+            answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(flags.prefix)}")
+            if "error" in answer:
+                print(f"{peer.tag}: {answer['error']}", file=sys.stderr)
+            found += [one | {"watcher": peer.tag} for one in answer.get("mailboxes", ())]
+        found = [one for one in found if flags.state in ("", one["state"])]
+        found.sort(key=lambda one: (one["partner"], one["provider"], one["tag"]))
+        return Answer([_line(one) for one in found], found)
+
+    return work
+
+
+def inspect(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail show`."""
+    mailbox = _mailbox(flags.path)
+
+    async def work(store: Store) -> Answer:
+        shown = public(await admin.get_user(store, mailbox))
+        owner = await store.get(OWNER_PREFIX + mailbox.path)
+        shown["Watcher"] = owner_of(owner).tag if owner else ""
+        checkpoint = await store.get(CHECKPOINT_PREFIX + mailbox.path)
+        shown["Checkpoint"] = json.loads(checkpoint.value).get("Folders") if checkpoint else None
+        for peer in await _peers(store):
+            if peer.tag == shown["Watcher"]:
+                answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(mailbox.path)}")
+                here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]
+                shown |= {"Now": here[0]} if here else {}
+        return Answer(facts(shown), [shown])
+
+    return work
+
+
+def test_login(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail test-login`: a step a line, as it happens."""
+    mailbox, sealer, context = _mailbox(flags.path), sealer_of(values), mail_context(values)
+
+    def say(line: str) -> None:
+        if not flags.json:
+            print(line, flush=True)
+
+    async def work(store: Store) -> Answer:
+        user = await admin.get_user(store, mailbox)
+        found = await admin.get_connection(store, mailbox.partner, mailbox.provider)
+        async with OAuth() as oauth:
+            account = Logins(store, sealer, oauth).account(user, found)
+            connection = ImapConnection(lambda response: None)
+            try:
+                say(f"connecting to {account.where} ({account.where.tls} TLS)")
+                await connection.open(account.where, context)
+                capabilities = await connection.capabilities()
+                command = await account.credentials.command(capabilities, account.where, fresh=False)
+                say(f"logging in by {command.name}")
+                await connection.run(command)
+                capabilities = await connection.capabilities()
+                await connection.close()
+            except (Lost, Refused, CannotLogIn) as error:
+                raise Failure(f"{flags.path}: {clean(str(error))}", "see docs/mail.md") from None
+            finally:
+                connection.abort()
+        able = sorted(capabilities & {"IDLE", "NOTIFY", "CONDSTORE", "ESEARCH", "X-GM-EXT-1"})
+        return Answer([f"logged in; the server has {' '.join(able) or 'nothing of use'}"], [{"Capabilities": able}])
+
+    return work
+
+
+async def _peers(store: Store) -> list[Peer]:
+    page = await store.range(WATCHER_PREFIX)
+    found = []
+    for item in page.items:
+        try:
+            found.append(Peer.from_item(item))
+        except ValueError as error:
+            print(f"{item.key}: {error}", file=sys.stderr)
+    return found
+
+
+async def _ask(peer: Peer, path: str) -> dict[str, Any]:
+    """What a watcher's admin listener answers; `error` in it when it does not."""
+    if not peer.admin:
+        return {"error": "has no admin listener"}
+
+    def get() -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(peer.admin + path, timeout=ASK_TIMEOUT) as answer:  # noqa: S310 - always http
+                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER))
+                return found
+        except (OSError, ValueError, urllib.error.URLError) as error:
+            return {"error": f"{peer.admin} does not answer: {error}"}
+
+    if not peer.admin.startswith("http://"):
+        return {"error": "has an admin listener that cannot be asked"}
+    return await asyncio.to_thread(get)
+
+
+def _line(one: dict[str, Any]) -> str:
+    name = f"{one['partner']}/{one['provider']}/{one['tag']}"
+    return f"{clean(name):32} {one['state']:12} {one['found']:6}  {clean(one['reason'])}".rstrip()
+
+
+# -- helpers of the command line ----------------------------------------------------------------------------------------
+
+
+def public(user: User) -> dict[str, object]:
+    """A user as it is shown, without its secret."""
+    return {
+        "Partner": user.partner, "Provider": user.provider, "Tag": user.tag, "Email": user.email, "Login": user.login,
+        "State": _state(user), "Reason": user.reason, "Folders": list(user.folders), "RawLimit": user.raw_limit,
+        "Created": user.created, "Changed": user.changed, "ConnectedAt": user.connected_at,
+    }  # fmt: skip
+
+
+def _state(user: User) -> str:
+    if user.archived:
+        return "archived"
+    if user.parked:
+        return "parked"
+    return "connected" if user.connected else "disconnected"
+
+
+def _mailbox(path: str) -> Mailbox:
+    partner, _, rest = path.partition("/")
+    provider, _, tag = rest.partition("/")
+    mailbox = Mailbox(partner, provider, tag)
+    try:
+        check_mailbox(mailbox)
+    except ValueError as error:
+        raise UsageError(f"{path!r} is no PARTNER/CODE/TAG: {error}", "write it as in acme/WORK/bob") from None
+    return mailbox
+
+
+def _password(values: Values) -> str:
+    """-password, standard input for `-`, or what is typed."""
+    given = values[declared.MAIL_PASSWORD]
+    if given and given != "-":
+        return given
+    if given == "-" or not sys.stdin.isatty():
+        if not given:
+            raise UsageError(
+                "no password was given, and there is no terminal to ask at",
+                "give -password=- (standard input) or -password-file=PATH",
+            )
+        text = sys.stdin.readline(MAX_SECRET).rstrip("\r\n")
+    else:
+        text = getpass.getpass("Password: ")
+    if not text:
+        raise Failure("the password is blank", "try again")
+    return text

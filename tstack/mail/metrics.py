@@ -1,0 +1,61 @@
+"""What the mail watchers count, in Prometheus' text format: under the original's names where it has them, else `tstack_mail_*`.
+
+The original's `imap_client.user_thread.count` is `imap_client_user_thread_count` here, and so on. No label holds a partner or a
+tag: the number of series must not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, get_args
+
+from tstack.mail.mailbox import State
+
+if TYPE_CHECKING:
+    from tstack.mail.station import Station
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(station: Station) -> str:
+    """All metrics."""
+    watcher, outbox, publisher = station.watcher, station.outbox, station.publisher
+    boxes = list(watcher.boxes.values())
+    states = Counter(box.condition.state for box in boxes if box.watch is not None)
+    found = sum(box.watch.told for box in boxes if box.watch is not None)
+    lines: list[str] = []
+
+    def add(name: str, kind: str, text: str, value: float | Mapping[str, float], label: str = "") -> None:
+        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
+        if isinstance(value, Mapping):
+            lines.extend(f'{name}{{{label}="{key}"}} {number}' for key, number in sorted(value.items()))
+        else:
+            lines.append(f"{name} {value}")
+
+    add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
+    add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
+    add(
+        "imap_client_total_emails_processed", "counter", "Events that the broker has confirmed since the start.",
+        publisher.published,
+    )  # fmt: skip
+    by_state: dict[str, float] = {state: states[state] for state in get_args(State)}
+    add("tstack_mail_mailboxes", "gauge", "Mailboxes of this process by their condition.", by_state, "state")
+    reached: dict[str, float] = {state: watcher.events[state] for state in get_args(State)}
+    add("tstack_mail_conditions_total", "counter", "Conditions that mailboxes have come into.", reached, "state")
+    add("tstack_mail_users", "gauge", "Users in the store, of all watchers.", len(watcher.users.values))
+    add("tstack_mail_watchers", "gauge", "Watchers that are alive.", len(watcher.peers.values))
+    add("tstack_mail_capacity", "gauge", "Mailboxes that this process takes at most.", watcher.options.peer.capacity)
+    add("tstack_mail_found", "gauge", "Mails that the present connections have found.", found)
+    add("tstack_mail_outbox_bytes", "gauge", "Bytes that wait in the outbox.", outbox.waiting_size)
+    add("tstack_mail_outbox_writable", "gauge", "1: the outbox can be written.", int(not outbox.trouble))
+    add("tstack_mail_published_total", "counter", "Events that the broker has confirmed.", publisher.published)
+    add("tstack_mail_refused_total", "counter", "Tries that the broker refused.", publisher.refused)
+    add("tstack_mail_dead_letters_total", "counter", "Events that became dead letters.", publisher.buried)
+    add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
+    add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
+    add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
+    add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
+    add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
+    add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
+    return "\n".join(lines) + "\n"

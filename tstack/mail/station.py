@@ -1,0 +1,201 @@
+"""Everything of the mail watchers in one process: outbox, publisher, webhooks, watcher, admin listener, in one life.
+
+A process has a name of its own that stays the same from one run to the next (`mail/watcher` in the data directory), so that
+its share of the mailboxes does, too; and it may take over at once what it owned when it was killed, because the outbox, which
+it holds the lock of, proves that the run before has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tstack.client import Client
+from tstack.client import Options as MqttOptions
+from tstack.env import Address
+from tstack.errors import Failure
+from tstack.identity.seal import SealBroken, Sealer
+from tstack.mail import admin
+from tstack.mail.assignment import CAPACITY, TTL, Peer
+from tstack.mail.event import Mailbox
+from tstack.mail.listener import Listener
+from tstack.mail.oauth import OAuth
+from tstack.mail.outbox import Outbox
+from tstack.mail.providers import Logins
+from tstack.mail.publisher import Publisher, trial_client
+from tstack.mail.watcher import STARTS, Watcher
+from tstack.mail.watcher import Options as WatcherOptions
+from tstack.mail.webhook import Forwarder, NotKnown, Target
+from tstack.store.interface import Store, StoreError
+
+FOLDER = "mail"
+"""In the data directory: what the watchers keep there."""
+
+_TAG = re.compile(r"[0-9a-f]{20}")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How mail is watched. `ttl` in seconds, at least 1; `weight` beside that of other processes."""
+
+    data_dir: Path
+    admin: Sequence[Address] = ()
+    capacity: int = CAPACITY
+    weight: float = 1.0
+    ttl: float = TTL
+    starts: float = STARTS
+    context: ssl.SSLContext | None = None
+
+
+class Station:
+    """One process's part in watching mail. `start` and `stop` it."""
+
+    def __init__(
+        self, store: Store, sealer: Sealer, mqtt: MqttOptions, options: Options, on_failure: Callable[[], None]
+    ) -> None:
+        """`on_failure` is called when it cannot go on; `failure` says why. Raises `Failure` for bad MQTT options."""
+        self.options = options
+        self._store = store
+        self._sealer = sealer
+        self._on_failure = on_failure
+        folder = options.data_dir / FOLDER
+        with _said(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.outbox = Outbox(folder / "outbox.db")
+        self._client = Client(mqtt)
+        self._trial = trial_client(mqtt)
+        self._oauth = OAuth()
+        logins = Logins(store, sealer, self._oauth)
+        peer = Peer(watcher_tag(folder / "watcher"), options.weight, options.capacity, secrets.token_hex(8))
+        self._listener = Listener(self)
+        self._parts = contextlib.AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.watcher = Watcher(
+            store, self.outbox, sealer, logins.account,
+            WatcherOptions(peer, options.ttl, options.starts, options.context),
+        )  # fmt: skip
+        self.watcher.on_failure = self._impostor
+        self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
+        self.forwarder = Forwarder(self.outbox, self._target, self._archive)
+        self.addresses: list[Address] = []
+        """Where the admin listener listens."""
+        self.failure: Failure | None = None
+
+    async def start(self, timeout: float = 60.0) -> None:
+        """Begin to watch. Raises `Failure`; what had been started is stopped then."""
+        try:
+            await self.outbox.start()
+            self._parts.push_async_callback(self.outbox.stop)
+            self._parts.push_async_callback(self._oauth.close)
+            for address in self.options.admin:
+                self.addresses.append(await self._listener.listen(address))
+            self._parts.push_async_callback(self._listener.stop)
+            if self.addresses:
+                peer = replace(self.watcher.options.peer, admin=f"http://{self.addresses[0]}")
+                self.watcher.membership.peer = peer
+            await self._parts.enter_async_context(self._client)
+            await self._parts.enter_async_context(self._trial)
+            for name, work in (("publisher", self.publisher.run()), ("webhooks", self.forwarder.run())):
+                task = asyncio.create_task(work, name=name)
+                task.add_done_callback(self._ended)
+                self._tasks.append(task)
+            self._parts.push_async_callback(self._cancel)
+            self._parts.push_async_callback(self.watcher.stop)
+            await self.watcher.start(timeout)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Give the mailboxes back, publish what can be published, and end. May be called twice."""
+        await self._parts.aclose()
+        await self._listener.stop()
+
+    @property
+    def connected(self) -> bool:
+        """Is there a connection to the broker?"""
+        return self._client.connected
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that should never end has: the process ends with it, and the next one goes on."""
+        if task.cancelled():
+            return
+        self._fail(_failure_of(task.exception(), task.get_name()))
+
+    def _impostor(self) -> None:
+        assert self.watcher.impostor is not None
+        self._fail(self.watcher.impostor)
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = self.failure or failure
+        self._on_failure()
+
+    async def _target(self, path: str, kind: str) -> Target | None:
+        """Where a partner wants a webhook, if it does."""
+        mirror = self.watcher.partners
+        partner = mirror.values.get(path.partition("/")[0])
+        if partner is None:
+            if mirror.stale_since is not None:
+                raise NotKnown
+            return None
+        url = getattr(partner, f"{kind}_webhook", "")
+        try:
+            return Target(url, admin.signing_key(self._sealer, partner)) if url else None
+        except SealBroken as error:
+            raise NotKnown from error
+
+    async def _archive(self, path: str) -> None:
+        """A partner's webhook has answered that it does not want a mailbox any more; those with tracers stay."""
+        user = self.watcher.users.values.get(path)
+        if user is None or user.enable_tracer:
+            return
+        try:
+            await admin.archive_user(self._store, Mailbox(user.partner, user.provider, user.tag))
+        except admin.NotThere:
+            return
+        except StoreError as error:
+            raise NotKnown from error
+
+
+def watcher_tag(path: Path) -> str:
+    """This data directory's name among the watchers: 20 hex digits, as the original's, made once. Raises `Failure`."""
+    with _said(path):
+        try:
+            with open(path, "x", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(secrets.token_hex(10) + "\n")
+        except FileExistsError:
+            pass
+        tag = path.read_text(encoding="ascii").strip()
+    if not _TAG.fullmatch(tag):
+        raise Failure(f"{path} holds no name of a watcher", "remove it and a new one is made")
+    return tag
+
+
+@contextlib.contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise Failure(f"{path}: {reason}", "make the data directory writable, or name another: -data-dir") from None
+
+
+def _failure_of(error: BaseException | None, name: str) -> Failure:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, Failure):
+        return error
+    return Failure(f"the {name} ended: {type(error).__name__}: {error}", "this is a defect")

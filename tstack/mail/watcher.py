@@ -1,0 +1,575 @@
+"""The watcher: from the records in the store to mailboxes under watch, and from what these find to the outbox.
+
+Copies of all records, heartbeats and owners' keys are followed (`Mirror`). Whenever one changes, the mailboxes that it
+touches are looked at again: whose are they (`assignment`), are they to be watched, does somebody still own them? A mailbox that
+is ours is tended by one task: it claims the owner's key, learns how far the mailbox was read, and watches, over and over
+when its record changes, until it is told to end. Then it waits for what was found to be published, and gives the key back:
+a mailbox that moves between watchers in good order is told of once.
+
+When the lease is lost, nothing is given back, and everything ends at once: others may have it all already. It begins again
+with the next lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from tstack.errors import Failure
+from tstack.identity.seal import SealBroken, Sealer
+from tstack.logs import clean
+from tstack.mail import admin
+from tstack.mail.assignment import (
+    OWNER_PREFIX,
+    TTL,
+    WATCHER_PREFIX,
+    Membership,
+    Owner,
+    Peer,
+    nearest,
+    owner_key,
+    owner_of,
+    shares,
+)
+from tstack.mail.backoff import PARKED
+from tstack.mail.checkpoint import Checkpoints, NotOurs
+from tstack.mail.event import Mailbox
+from tstack.mail.folder import Mark
+from tstack.mail.gates import Gates
+from tstack.mail.mailbox import Account, Condition, Watch
+from tstack.mail.outbox import Outbox
+from tstack.mail.records import (
+    CONNECTION_PREFIX,
+    PARTNER_PREFIX,
+    USER_PREFIX,
+    Connection,
+    Partner,
+    User,
+    parked_since,
+)
+from tstack.mail.sink import MailSink, Terms, user_connected, user_disconnected
+from tstack.service import spawn
+from tstack.store.interface import Check, Item, Store, StoreError
+from tstack.store.mirror import Mirror
+
+log = logging.getLogger("tstack.mail")
+
+ASK_PREFIX = "/mail/ask/"
+"""What a mailbox's owner is asked to do once (`sweep`), by the mailbox's path."""
+
+STARTS = 100.0
+"""Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
+
+HAND_OVER = 60.0
+"""Seconds that the broker has to take what was found of a mailbox that moves: after them it is told of twice, which is better
+than not being watched."""
+
+LAST_WORDS = 10.0
+"""The same at the end of the process, for all mailboxes together."""
+
+ORIGINAL_RAW = 1 << 20
+"""Bytes up to which mails are fetched whole for partners that want the original's payloads, which hold them: its limit."""
+
+SETTLE = 0.1
+"""Seconds from a change of the watchers to a new look at all mailboxes."""
+
+_POLL = 0.05  # seconds between two looks whether everything of a mailbox is published
+_RETRY = 2.0  # seconds until what the store could not do is tried again
+
+Login = Callable[[User, Connection], Account]
+"""What a mailbox logs in with, from its records. Raises `Failure`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much one watcher does, and under which name. `ttl` in seconds, at least 1."""
+
+    peer: Peer
+    ttl: float = TTL
+    starts: float = STARTS
+    context: ssl.SSLContext | None = None
+    """For mail servers; None: the system's authorities are trusted."""
+
+
+@dataclass(slots=True, eq=False)
+class Box:
+    """A mailbox that this process has, or is about to have or to give back."""
+
+    path: str
+    user: User
+    connection: Connection | None
+    basis: object = None
+    token: int = 0
+    task: asyncio.Task[None] | None = None
+    watch: Watch | None = None
+    condition: Condition = field(default_factory=lambda: Condition("connecting"))
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ending: bool = False
+    lost: bool = False
+    again: bool = False
+
+
+class Watcher:
+    """One process's mailboxes. `start` it; `stop` gives all back."""
+
+    def __init__(
+        self, store: Store, outbox: Outbox, sealer: Sealer, login: Login, options: Options, gates: Gates | None = None
+    ) -> None:
+        self.options = options
+        self.outbox = outbox
+        self.gates = gates or Gates()
+        self._store = store
+        self._sealer = sealer
+        self._login = login
+        self.membership = Membership(store, options.peer, self._held, self._lost, ttl=options.ttl)
+        self.checkpoints = Checkpoints(store, outbox, self._fence, self._fenced)
+        self.partners = Mirror(
+            store, PARTNER_PREFIX, lambda item: Partner.from_json(item.key, item.value, item.revision)
+        )
+        self.connections = Mirror(
+            store, CONNECTION_PREFIX, lambda item: Connection.from_json(item.key, item.value, item.revision),
+            self._connection_changed,
+        )  # fmt: skip
+        self.users = Mirror(
+            store, USER_PREFIX, lambda item: User.from_json(item.key, item.value, item.revision), self._user_changed
+        )
+        self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
+        self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._touched)
+        self.asks = Mirror(store, ASK_PREFIX, lambda item: item, self._asked)
+        self.boxes: dict[str, Box] = {}
+        self.events: Counter[str] = Counter()
+        """Conditions that were reached, by state."""
+        self._terms: dict[str, tuple[Partner, Terms]] = {}
+        self._dirty: dict[str, None] = {}
+        self._all = False
+        self._shares: Mapping[str, str] | None = None
+        self._news = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._running: list[asyncio.Task[None]] = []
+        self._chores: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.impostor: Failure | None = None
+        """Why this watcher has ended by itself; None: it has not."""
+        self.on_failure: Callable[[], None] = lambda: None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, timeout: float = 60.0) -> None:
+        """Follow the records and begin. Raises `StoreError` when they cannot be read within `timeout` seconds."""
+        for mirror in (self.partners, self.connections, self.users, self.peers, self.owners, self.asks):
+            await mirror.start(timeout)
+        await self.checkpoints.start()
+        self._running = [
+            asyncio.create_task(self._work(), name="assignment"),
+            asyncio.create_task(self.membership.run(), name="heartbeat"),
+        ]
+
+    async def stop(self) -> None:
+        """Give every mailbox back, as far as `LAST_WORDS` allow, and end. May be called twice."""
+        self._stopping = True
+        tasks = [self._end(box) for box in list(self.boxes.values())]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=LAST_WORDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (*self._running, *self._chores):
+            task.cancel()
+        await asyncio.gather(*self._running, *self._chores, return_exceptions=True)
+        await self.checkpoints.stop()
+        if self._running:
+            await self.membership.end()
+        self._running = []
+        for mirror in (self.asks, self.owners, self.peers, self.users, self.connections, self.partners):
+            await mirror.stop()
+
+    @property
+    def stale_since(self) -> float | None:
+        """`time.monotonic()` since when the records could not be followed; None while they are."""
+        return self.users.stale_since
+
+    def ours(self, path: str) -> bool:
+        """Is it for us to say how a mailbox is? Yes, as long as nobody else has it."""
+        owner = self.owners.values.get(path)
+        return owner is None or owner.tag == self.options.peer.tag
+
+    # -- what changes -------------------------------------------------------------------------------------------------
+
+    def _touched(self, path: str, old: object, new: object) -> None:
+        self._dirty[path] = None
+        self._news.set()
+
+    def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
+        if self._crowded(self.peers.values) and (old is None or new is None or self._wants(old) != self._wants(new)):
+            self._all = True  # where room is scarce, one mailbox more or less may move others
+        self._touched(path, old, new)
+
+    def _connection_changed(self, path: str, old: object, new: object) -> None:
+        for user in self.users.values:
+            if user.startswith(f"{path}/"):
+                self._dirty[user] = None
+        self._news.set()
+
+    def _peers_changed(self, tag: str, old: Peer | None, new: Peer | None) -> None:
+        mine = self.options.peer
+        if tag == mine.tag and new is not None and new.boot != mine.boot and self.membership.held:
+            self.impostor = Failure(
+                f"another watcher runs as {mine.tag}, with the same data directory or a copy of it",
+                "give each its own (-data-dir), and remove mail/watcher from a copy",
+            )
+            self.on_failure()
+        if old is None or new is None or replace(old, boot="", admin="") != replace(new, boot="", admin=""):
+            self._all = True
+            self._news.set()
+
+    def _held(self) -> None:
+        self._all = True
+        self._news.set()
+
+    def _lost(self) -> None:
+        """Nothing is ours any more, or will not be in a moment: everything ends at once."""
+        for box in self.boxes.values():
+            box.lost = box.ending = True
+            if box.task is not None:
+                box.task.cancel()
+
+    def _fenced(self, path: str) -> None:
+        box = self.boxes.get(path)
+        if box is not None and box.task is not None:
+            box.lost = box.ending = True
+            box.task.cancel()
+
+    def _fence(self, path: str) -> Check | None:
+        box = self.boxes.get(path)
+        if box is None or not box.token or box.lost:
+            raise NotOurs
+        return Check(owner_key(path), box.token)
+
+    # -- whose they are -----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Look again at what a change may have touched, one change after the other."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._all:
+                await asyncio.sleep(SETTLE)  # what comes together is looked at together
+                self._all = False
+                await self._share()
+                self._dirty.update(dict.fromkeys([*self.users.values, *self.boxes]))
+            for number, path in enumerate(list(self._dirty), 1):
+                self._dirty.pop(path, None)
+                self._look(path)
+                if number % 200 == 0:
+                    await asyncio.sleep(0)
+
+    async def _share(self) -> None:
+        """Work out the shares anew. While every watcher has room, each mailbox's is found when it is looked at."""
+        peers = dict(self.peers.values)
+        if not self._crowded(peers):
+            self._shares = None
+            return
+        mailboxes = sorted(path for path, user in self.users.values.items() if self._wants(user))
+        self._shares = await shares(peers, mailboxes)
+        if (without := len(mailboxes) - len(self._shares)) > 0:
+            log.warning("%d mailboxes are watched by nobody: every watcher is full; start another", without)
+
+    def _crowded(self, peers: Mapping[str, Peer]) -> bool:
+        """May one of the watchers be full? While none can be by far, nothing has to be counted."""
+        weight = sum(peer.weight for peer in peers.values())
+        count = len(self.users.values) if peers else 0
+        return any(count * peer.weight / weight * 1.5 + 50 > peer.capacity for peer in peers.values())
+
+    def _mine(self, path: str) -> bool:
+        if self._shares is not None:
+            tag = self._shares.get(path)
+        else:
+            peer = nearest(self.peers.values.values(), path)
+            tag = peer.tag if peer else None
+        return tag == self.options.peer.tag
+
+    def _wants(self, user: User | None) -> bool:
+        """Is there something to do for a mailbox?"""
+        if user is None:
+            return False
+        return self._watchable(user) or user.announced != user.connected_at
+
+    def _watchable(self, user: User) -> bool:
+        there = f"{user.partner}/{user.provider}" in self.connections.values and user.partner in self.partners.values
+        return there and user.connected and not user.archived and not user.held
+
+    def _look(self, path: str) -> None:
+        """Begin, change or end what is done for a mailbox."""
+        user = self.users.values.get(path)
+        box = self.boxes.get(path)
+        wanted = self._wants(user) and self._mine(path) and self.membership.held and not self._stopping
+        if wanted and box is None:
+            assert user is not None
+            self._begin(path, user)
+        elif wanted and box is not None and user is not None and not box.ending:
+            self._change(box, user)
+        elif not wanted and box is not None and not box.ending:
+            if user is not None:
+                box.user = user
+            self._end(box)
+
+    def _begin(self, path: str, user: User) -> None:
+        owner = self.owners.values.get(path)
+        if owner is not None and owner.tag != self.options.peer.tag:
+            return  # its key's end brings us back here
+        box = Box(path, user, self._connection(user))
+        box.basis = self._basis(user)
+        self.boxes[path] = box
+        box.task = spawn(self._tend(box, owner), self._chores, f"mailbox {path}")
+        box.task.add_done_callback(lambda task: self._left(box))
+
+    def _change(self, box: Box, user: User) -> None:
+        basis = self._basis(user)
+        before, box.user = box.user, user
+        if basis == box.basis:
+            return
+        unparked = replace(before, parked="", reason="", revision=0, changed="") == replace(
+            user, parked="", reason="", revision=0, changed=""
+        )
+        box.basis = basis
+        if unparked and not user.parked and box.condition.state == "connected":
+            return  # by ourselves
+        box.connection = self._connection(user)
+        box.again = True
+        if box.task is not None:
+            box.task.cancel()
+
+    def _end(self, box: Box) -> asyncio.Task[None]:
+        assert box.task is not None
+        if not box.ending:
+            box.ending = True
+            box.task.cancel()
+        return box.task
+
+    def _connection(self, user: User) -> Connection | None:
+        return self.connections.values.get(f"{user.partner}/{user.provider}")
+
+    def _basis(self, user: User) -> object:
+        """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
+        exchanged by itself leaves `connected_at` as it was, and ends no session."""
+        mine = (user.connected_at, user.login, user.email, user.folders, self._raw_limit(user), user.parked)
+        connection = self._connection(user)
+        theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
+        return mine, theirs, self._watchable(user), user.announced == user.connected_at
+
+    def _raw_limit(self, user: User) -> int:
+        partner = self.partners.values.get(user.partner)
+        whole = partner is not None and (partner.format == "superimap" or partner.new_mail_webhook)
+        return user.raw_limit or (ORIGINAL_RAW if whole else 0)
+
+    # -- one mailbox --------------------------------------------------------------------------------------------------
+
+    async def _tend(self, box: Box, owner: Owner | None) -> None:
+        """Claim a mailbox, watch it until it is to end, and give it back."""
+        try:
+            await self._start_slowly()
+            while await self._claim(box, owner):
+                try:
+                    # not the watch's own marks: those may be ahead of what the outbox has
+                    await self._watch(box, await self.checkpoints.resume(box.path))
+                    break
+                except asyncio.CancelledError:
+                    box.watch = None
+                    task = asyncio.current_task()
+                    if box.ending or not box.again or task is None:
+                        break
+                    box.again = False
+                    while task.cancelling():
+                        task.uncancel()
+                except Failure as failure:
+                    log.error("mailbox %s: %s", clean(box.path), clean(failure.message))
+                    await asyncio.sleep(_RETRY)
+        except asyncio.CancelledError:
+            pass  # before there was anything
+        finally:
+            box.ending = True
+            await self._leave(box)
+
+    async def _start_slowly(self) -> None:
+        async with self._turn:
+            await asyncio.sleep(1 / self.options.starts)
+
+    async def _claim(self, box: Box, owner: Owner | None) -> bool:
+        """Own the mailbox; False when somebody else does."""
+        while not box.token:
+            try:
+                token = await self.membership.claim(box.path, owner.item if owner else None)
+                if token is None:
+                    return False
+                box.token = token
+            except StoreError as error:
+                log.info("mailbox %s waits for the store: %s", clean(box.path), error.message)
+                await asyncio.sleep(_RETRY)
+        return True
+
+    async def _watch(self, box: Box, marks: dict[str, Mark]) -> None:
+        """Until cancelled, or until there is nothing to do."""
+        user = box.user
+        await self._announce(box)
+        if not self._watchable(user) or box.connection is None:
+            return
+        wait = parked_for(user)
+        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user))
+
+        def on_condition(condition: Condition) -> None:
+            self._is(box, sink, condition)
+
+        if wait > 0:
+            on_condition(Condition("parked", user.reason, wait))
+            await asyncio.sleep(wait)
+        try:
+            account = self._login(user, box.connection)
+        except Failure as failure:
+            on_condition(Condition("unavailable", failure.message, None))
+            await asyncio.get_running_loop().create_future()  # until somebody has changed what is wrong
+            return
+        account = replace(account, raw_limit=self._raw_limit(user))
+        gate = self.gates[account.where.host]
+        box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
+        if (ask := self.asks.values.get(box.path)) is not None:
+            self._ask(box, ask)
+        await box.watch.run()
+
+    def _is(self, box: Box, sink: MailSink, condition: Condition) -> None:
+        """A mailbox is in another condition: tell its partner, and remember what must outlive us."""
+        box.condition, box.since = condition, datetime.now(UTC)
+        self.events[condition.state] += 1
+        sink.condition(condition)
+        user = box.user
+        if condition.state == "parked" and not user.parked:
+            self._chore(admin.park_user(self._store, user.mailbox, condition.reason, held=False), "park")
+        elif condition.state == "connected" and user.parked and not user.held:
+            self._chore(admin.unpark_user(self._store, user.mailbox), "unpark")
+
+    async def _announce(self, box: Box) -> None:
+        """Tell of a mailbox that was connected or disconnected, once. Raises `Failure`."""
+        user = box.user
+        if user.announced == user.connected_at:
+            return
+        terms = self._terms_of(user.partner, user)
+        if user.connected_at:
+            when = datetime.fromisoformat(user.connected_at)
+            entry = user_connected(user.mailbox, user.email or user.login, terms, when)
+        else:  # the same whenever it is told: by what it ends
+            entry = user_disconnected(user.mailbox, terms, datetime.fromisoformat(user.announced))
+        await self.outbox.append(box.path, "", [entry], Mark(0, 0))
+        told = user.connected_at
+        with contextlib.suppress(admin.NotThere):
+            box.user = await admin.change_user(self._store, user.mailbox, lambda user: replace(user, announced=told))
+            box.basis = self._basis(box.user)
+
+    async def _leave(self, box: Box) -> None:
+        """The mailbox is watched no more: give it back, once everything that was found is published."""
+        try:
+            if box.token and not box.lost:
+                await self._give_back(box)
+        except (Failure, TimeoutError) as error:
+            log.info("mailbox %s is not given back in order: %s", clean(box.path), error)
+
+    def _left(self, box: Box) -> None:
+        self.checkpoints.release(box.path)
+        self.boxes.pop(box.path, None)
+        self._touched(box.path, None, None)
+
+    async def _give_back(self, box: Box) -> None:
+        user = self.users.values.get(box.path)
+        if not self._stopping and not (user is not None and self._watchable(user)):
+            sink = MailSink(self.outbox, box.user.mailbox, Terms)
+            held = user is not None and user.held and not user.archived
+            sink.condition(Condition("parked" if held else "stopped", user.reason if user and held else ""))
+        async with asyncio.timeout(LAST_WORDS if self._stopping else HAND_OVER):
+            while self.outbox.unpublished(box.path) and not box.lost:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_POLL)
+        if box.lost:
+            return
+        if user is None:
+            await self.outbox.forget(box.path)
+            self.checkpoints.release(box.path)
+        else:
+            await self.checkpoints.hand_over(box.path)
+        await self.membership.release(box.path, box.token)
+
+    # -- partners -----------------------------------------------------------------------------------------------------
+
+    def _terms_of(self, name: str, user: User) -> Terms:
+        """How a partner wants to be told."""
+        partner = self.partners.values.get(name)
+        if partner is None:
+            return Terms()
+        known = self._terms.get(name)
+        if known is None or known[0] is not partner:
+            try:
+                key = admin.signing_key(self._sealer, partner) if partner.signing else ""
+            except SealBroken as error:
+                log.error("the signing key of partner %s does not open: %s", name, error)
+                key = ""
+            terms = Terms(
+                partner.format, key, bool(partner.new_mail_webhook), bool(partner.user_connected_webhook),
+                bool(partner.user_disconnected_webhook),
+            )  # fmt: skip
+            known = self._terms[name] = (partner, terms)
+        return replace(known[1], raw=bool(user.raw_limit) and partner.format == "cloudevents")
+
+    # -- what is asked of us ------------------------------------------------------------------------------------------
+
+    def _asked(self, path: str, old: Item | None, new: Item | None) -> None:
+        box = self.boxes.get(path)
+        if box is not None and box.watch is not None and new is not None:
+            self._ask(box, new)
+
+    def _ask(self, box: Box, item: Item) -> None:
+        """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
+        assert box.watch is not None
+        try:
+            text = json.loads(item.value).get("Since")
+            since = datetime.fromisoformat(text) if text else None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            log.warning("what is asked of mailbox %s makes no sense, and is left", clean(box.path))
+            return
+        box.watch.sweep(since)
+        self._chore(self._until_swept(box.watch, item), "sweep")
+
+    async def _until_swept(self, watch: Watch, item: Item) -> None:
+        while watch.sweeping:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_POLL)
+        await self._store.delete(item.key, item.revision)
+
+    def _chore(self, work: object, name: str) -> None:
+        async def run() -> None:
+            try:
+                await work  # type: ignore[misc]
+            except Failure as failure:
+                log.warning("%s: %s", name, failure.message)
+
+        spawn(run(), self._chores, name)
+
+
+def parked_for(user: User) -> float:
+    """Seconds until a mailbox that failures have parked is tried again; 0: it is not parked."""
+    since = parked_since(user)
+    if since is None:
+        return 0.0
+    return max(0.0, (since + timedelta(seconds=PARKED) - datetime.now(UTC)).total_seconds())
+
+
+def ask_sweep(since: datetime | None) -> bytes:
+    """The request to tell of a mailbox's mails again, since a day or from the beginning."""
+    return json.dumps({"Since": since.isoformat() if since else None, "Asked": time.time()}).encode()
+
+
+def ask_key(mailbox: Mailbox) -> str:
+    """Where such a request is put."""
+    return ASK_PREFIX + mailbox.path
