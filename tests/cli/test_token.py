@@ -49,7 +49,7 @@ async def test_a_token_is_shown_once_and_everything_is_in_the_audit_log(tmp_path
         assert made["Token"].partition(".")[2] not in item.value.decode()
         log = [entry async for entry in entries(store)]
     assert [entry.event for entry in log] == [
-        "token.added", "token.added", "token.revoked",
+        "user.added", "token.added", "token.added", "token.revoked",
         "device.disabled", "device.enabled", "device.changed", "device.changed", "device.rotated", "device.deleted",
     ]  # fmt: skip
     assert all(entry.actor.startswith("tuser") for entry in log)

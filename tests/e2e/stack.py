@@ -116,7 +116,9 @@ class Stack:
 
     def consumer(self, name: str = "consumer", rights: str = "#") -> list[str]:
         """A privileged user made by tuser; flags of mosquitto's clients to connect as it, without TLS."""
+        known = self.metric("tstack_users")
         self.tuser("add", name, f"-rights={rights}", "-password", "-", stdin="see-everything-1\n")
+        wait_until(lambda: self.metric("tstack_users") > known, f"the broker does not learn of {name}")
         return ["-h", "127.0.0.1", "-p", str(self.port), "-u", name, "-P", "see-everything-1"]
 
     def readiness(self) -> dict[str, Any]:

@@ -43,6 +43,10 @@ T = TypeVar("T")
 POLL = 0.03
 """Seconds between two looks for commits of other processes, while there is a watch; a look takes some microseconds."""
 
+SETTLED = 2 * POLL
+"""Seconds after its last commit until a store is closed: what a tool that ends has written is then in effect everywhere, and
+whoever runs another one behind it finds it so."""
+
 WAIT = 5.0
 """Seconds to wait for another process's commit before saying that the store is locked."""
 
@@ -66,6 +70,7 @@ class EmbeddedStore(Store):
         self._thread: _Thread | None = None
         self._feeds: dict[Feed, asyncio.Event] = {}
         self._available = False
+        self._settled = 0.0
 
     async def open(self) -> None:
         """Open or make the file. Raises `StoreError` for one that is not a store, damaged or too new: it stays as it is."""
@@ -80,6 +85,7 @@ class EmbeddedStore(Store):
     async def close(self) -> None:
         for feed in tuple(self._feeds):
             await feed.aclose()
+        await asyncio.sleep(max(0.0, self._settled - time.monotonic()))
         thread, self._thread = self._thread, None
         if thread is not None:
             await thread.end()
@@ -102,7 +108,10 @@ class EmbeddedStore(Store):
     async def commit(self, *changes: Change) -> int | None:
         keys = check_changes(changes)
         leases = [_number(change.lease) if isinstance(change, Put) and change.lease else None for change in changes]
-        return await self._ask(lambda database: database.commit(changes, keys, leases))
+        revision = await self._ask(lambda database: database.commit(changes, keys, leases))
+        if self._path != ":memory:":
+            self._settled = time.monotonic() + SETTLED
+        return revision
 
     def watch(self, prefix: str, revision: int | None = None) -> Feed:
         check_range(prefix, 1)
