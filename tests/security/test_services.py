@@ -39,7 +39,14 @@ def test_sec_64_secrets_are_nowhere(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(key)
     (tmp_path / "password").write_text(password)
     where = [f"-data-dir={tmp_path / 'var'}", f"-certs-dir={tmp_path / 'certs'}"]
-    ports = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr="]
+    ports = [
+        "-addr=127.0.0.1:0",
+        "-addrTls=127.0.0.1:0",
+        "-addrAdmin=127.0.0.1:0",
+        "-port=0",
+        "-smtpaddr=",
+        "-mailapi=",
+    ]
     said = []
     with Running([*command("tstack"), "up", *ports, *where, "-loglevel=debug"], env=given, cwd=tmp_path) as stack:
         url = stack.wait_for(r"listening on (http://\S+/register\.json)")[1]
@@ -192,7 +199,7 @@ async def test_sec_69_the_admin_listener_is_for_looking_only() -> None:
 def test_sec_69_nobody_is_there_before_somebody_is_made(tmp_path: Path) -> None:
     """No default user, no default registration key: `tstack up` makes a key of its own, and no user."""
     where = [f"-data-dir={tmp_path / 'var'}", f"-certs-dir={tmp_path / 'certs'}"]
-    ports = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr="]
+    ports = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr=", "-mailapi="]
     with Running([*command("tstack"), "up", *ports, *where], cwd=tmp_path, env=OURS) as stack:
         url = stack.wait_for(r"listening on (http://\S+/register\.json)")[1]
         port = stack.wait_for(r"listening on mqtt://127\.0\.0\.1:(\d+)")[1]
