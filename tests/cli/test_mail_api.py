@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.test_mail import Place, dovecot, here, mail
 from tests.dovecot import Dovecot
-from tests.processes import command, run, wait_until
+from tests.processes import Running, command, run, wait_until
 from tstack.mail.event import superimap_signature
 from tstack.pki.files import CertsFolder
 
@@ -144,6 +144,25 @@ def test_https_of_its_own(here: Place) -> None:
         url = stack.wait_for(r"mail API +(https://\S+)")[1]
         api = Api(url, str(here.says("partner", "add", "acme")["ApiKey"]), certs.ca_crt)
         assert api.ask("GET", "/partner").json["name"] == "acme"
+
+
+def test_tmail_serves_it_and_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    def tmail(name: str, api: str) -> list[str]:
+        folder = tmp_path / name
+        where = [f"-data-dir={folder}", f"-certs-dir={folder}", "-mqtturl=mqtt://127.0.0.1:1"]
+        return [*command("tmail"), *where, "-mailadmin=", f"-mailapi={api}"]
+
+    with Running(tmail("one", "127.0.0.1:0")) as first:
+        url = first.wait_for(r"tmail is up as .*; (http://\S+)")[1]
+        assert Api(url, "acme.wrong").ask("GET", "/partner").status == 401
+        taken = url.removeprefix("http://")
+        second = run(tmail("two", taken))
+        assert (second.returncode, f"cannot listen on {taken}" in second.stderr, "-mailapi" in second.stderr) == (
+            1,
+            True,
+            True,
+        )
+        assert first.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -383,7 +383,7 @@ def test_two_on_one_data_directory(tmp_path: Path) -> None:
         "-mqtturl=mqtt://127.0.0.1:1",
     ]
     with Running([*command("tmail"), *flags]) as first:
-        first.wait_for("tmail is up")
+        first.wait_for("tmail is up as .* no API for partners")
         second = run([*command("tmail"), *flags])
         assert (second.returncode, "in use by another watcher" in second.stderr) == (1, True)
         assert first.stop() == 0
