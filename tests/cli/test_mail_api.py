@@ -176,6 +176,8 @@ def test_tmail_serves_it_and_a_port_that_is_taken_is_said(tmp_path: Path) -> Non
     ],
 )
 def test_what_cannot_be_is_said_at_the_start(tmp_path: Path, flag: str, words: str) -> None:
-    done = run([*command("tmail"), flag, f"-data-dir={tmp_path}", f"-certs-dir={tmp_path}"])
-    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
-    assert "secret" not in done.stderr
+    for program in (command("tmail"), [*command("tstack"), "up"]):
+        done = run([*program, flag], cwd=tmp_path)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+        assert "secret" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(values: Values, flags: argparse.Namespace) -> int:
     check_usage(values)
+    mail_run.station_options(values)  # what is wrong with them is said before anything begins
     reload = Reload(declared.UP, values, flags, declared.UP_DEFAULTS, check_usage)
     return service.run("tstack", lambda life: _serve(life, values, reload))
 
