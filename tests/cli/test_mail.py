@@ -41,9 +41,9 @@ class Place:
         self.port = free_port()
         patch.chdir(folder)
 
-    def up(self) -> Running:
-        flags = [f"-addr=127.0.0.1:{self.port}", "-addrTls=", "-addrAdmin=127.0.0.1:0", "-port=0"]
-        return Running([*command("tstack"), "up", *flags], cwd=self.folder)
+    def up(self, *more: str) -> Running:
+        flags = [f"-addr=127.0.0.1:{self.port}", "-addrTls=", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr="]
+        return Running([*command("tstack"), "up", *flags, "-mailapi=127.0.0.1:0", *more], cwd=self.folder)
 
     def tmail(self, *args: str, stdin: str = "") -> Done:
         """A command, in this process, which starts no sooner than it has to."""

@@ -58,7 +58,7 @@ class Up:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("up")
     flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=", "-port=0", "-smtpaddr=127.0.0.1:0"]
-    flags += ["-blobaddr=127.0.0.1:0", "-smtpopen=lab@127.0.0.0/8", "-smtpsize=64KiB"]
+    flags += ["-blobaddr=127.0.0.1:0", "-mailapi=", "-smtpopen=lab@127.0.0.0/8", "-smtpsize=64KiB"]
     with Running([*command("tstack"), "up", *flags], cwd=folder) as stack:
         url = "tcp://" + stack.wait_for(r"mqtt://(\S+)")[1]
         stack.wait_for("Ctrl-C stops it")
@@ -101,7 +101,8 @@ def test_what_is_refused(up: Up) -> None:
 
 def test_a_port_that_is_taken_ends_the_start_with_a_word(up: Up, tmp_path: Path) -> None:
     port = up.smtp.rpartition(":")[2]
-    flags = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", f"-smtpaddr=127.0.0.1:{port}", "-blobaddr="]
+    flags = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", f"-smtpaddr=127.0.0.1:{port}"]
+    flags += ["-blobaddr=", "-mailapi="]
     done = run([*command("tstack"), "up", *flags], cwd=tmp_path)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr

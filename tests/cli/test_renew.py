@@ -56,7 +56,15 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     folder = tmp_path_factory.mktemp("plant")
     certs = CertsFolder(folder / "certs")
     certs.prepare()
-    listen = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=", "-port=0", "-every=0s", f"-regkey={KEY}"]
+    listen = [
+        "-addr=127.0.0.1:0",
+        "-addrTls=127.0.0.1:0",
+        "-addrAdmin=",
+        "-port=0",
+        "-mailapi=",
+        "-every=0s",
+        f"-regkey={KEY}",
+    ]
     https = [f"-regcertfile={certs.mqtt_crt}", f"-regkeyfile={certs.mqtt_key}"]
     where = [f"-data-dir={folder}/var", f"-certs-dir={certs.path}"]
     with Running([*command("tstack"), "up", *listen, *https, *where], cwd=folder) as running:

@@ -17,7 +17,7 @@ from tstack.pki.files import CertsFolder
 
 ANYWHERE = (
     "-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr=127.0.0.1:0",
-    "-blobaddr=127.0.0.1:0",
+    "-blobaddr=127.0.0.1:0", "-mailapi=127.0.0.1:0",
 )  # fmt: skip
 TOOLS = ("tregister", "tconsume", "tpublish")
 

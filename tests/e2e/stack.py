@@ -77,7 +77,9 @@ class Stack:
         """Start the programs; the ports are the system's choice."""
         listen = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0"]
         if self.etcd is None:
-            self.broker = self._run("tstack", "up", *listen, "-port=0", "-smtpaddr=", f"-regkey={KEY}", *NO_LIMIT)
+            self.broker = self._run(
+                "tstack", "up", *listen, "-port=0", "-smtpaddr=", "-mailapi=", f"-regkey={KEY}", *NO_LIMIT
+            )
             self.registration = self.broker
         else:
             self.broker = self._run("tserve", *listen)

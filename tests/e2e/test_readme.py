@@ -47,7 +47,7 @@ def test_the_story(home: Path) -> None:
     up = [
         *command("tstack"), "up", "--data-dir", "var", "--certs-dir", "certs", "-addrAdmin=",
         f"-port={ports['8000']}", f"-addr=127.0.0.1:{ports['1883']}", f"-addrTls=127.0.0.1:{ports['8883']}",
-        f"-smtpaddr=127.0.0.1:{ports['2525']}", "-blobaddr=127.0.0.1:0",
+        f"-smtpaddr=127.0.0.1:{ports['2525']}", "-blobaddr=127.0.0.1:0", "-mailapi=",
     ]  # fmt: skip
     with Running(up, cwd=home) as stack:
         stack.wait_for("Ctrl-C stops it")
@@ -109,7 +109,7 @@ def test_the_page_on_registration(home: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "registration.md").read_text(), re.DOTALL)
     port = free_port()
     up = [*command("tstack"), "up", "--data-dir", "var", "--certs-dir", "certs", "-addrAdmin=", f"-port={port}",
-          "-addr=127.0.0.1:0", "-addrTls=", "-every=0s"]  # fmt: skip
+          "-addr=127.0.0.1:0", "-addrTls=", "-mailapi=", "-every=0s"]  # fmt: skip
     with Running(up, cwd=home) as stack:
         stack.wait_for("Ctrl-C stops it")
         with Shell(home) as shell:

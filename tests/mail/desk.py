@@ -151,7 +151,7 @@ async def desk(folder: Path, **options: Any) -> AsyncIterator[Desk]:
         await server.start()
         try:
             url = f"http://{server.address}"
-            links._url = url  # the port is known only now
+            links.public_url = url  # the port is known only now
             yield Desk(service, server, provider, watchers, clock, url, key)
         finally:
             await server.stop()

@@ -113,7 +113,7 @@ class Site:
 
     def watcher(self, name: str) -> Running:
         flags = [
-            f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0",
+            f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0", "-mailapi=",
             f"-mail-lease={LEASE}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
         ]  # fmt: skip
         running = Running([*command("tmail"), *flags], env={"TSTACK_SEAL_KEY": KEYS})
@@ -375,9 +375,15 @@ async def test_a_lost_lease_ends_every_watch_at_once_and_the_next_one_begins_ane
 
 
 def test_two_on_one_data_directory(tmp_path: Path) -> None:
-    flags = [f"-data-dir={tmp_path}", f"-certs-dir={tmp_path}", "-mailadmin=", "-mqtturl=mqtt://127.0.0.1:1"]
+    flags = [
+        f"-data-dir={tmp_path}",
+        f"-certs-dir={tmp_path}",
+        "-mailadmin=",
+        "-mailapi=",
+        "-mqtturl=mqtt://127.0.0.1:1",
+    ]
     with Running([*command("tmail"), *flags]) as first:
-        first.wait_for("tmail is up")
+        first.wait_for("tmail is up as .* no API for partners")
         second = run([*command("tmail"), *flags])
         assert (second.returncode, "in use by another watcher" in second.stderr) == (1, True)
         assert first.stop() == 0

@@ -192,7 +192,7 @@ async def test_sec_69_the_admin_listener_is_for_looking_only() -> None:
 def test_sec_69_nobody_is_there_before_somebody_is_made(tmp_path: Path) -> None:
     """No default user, no default registration key: `tstack up` makes a key of its own, and no user but its own."""
     where = [f"-data-dir={tmp_path / 'var'}", f"-certs-dir={tmp_path / 'certs'}"]
-    ports = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr=", "-mailadmin="]
+    ports = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr=", "-mailadmin=", "-mailapi="]
     with Running([*command("tstack"), "up", *ports, *where], cwd=tmp_path, env=OURS) as stack:
         url = stack.wait_for(r"listening on (http://\S+/register\.json)")[1]
         port = stack.wait_for(r"listening on mqtt://127\.0\.0\.1:(\d+)")[1]

@@ -171,8 +171,10 @@ async def _serve(life: service.Life, values: Values) -> int:
         await station.start(values[declared.STORE_WAIT])
         try:
             where = " ".join(f"http://{address}" for address in station.addresses)
+            api = " ".join(station.api.urls)
             service.notify(f"READY=1\nSTATUS=watching mailboxes; {where}")
-            print(f"tmail is up as {station.watcher.options.peer.tag}; {where or 'no admin listener'}", flush=True)
+            name = station.watcher.options.peer.tag
+            print(f"tmail is up as {name}; {where or 'no admin listener'}; {api or 'no API for partners'}", flush=True)
             await life.stopping.wait()
         finally:
             service.notify("STOPPING=1\nSTATUS=giving mailboxes back")

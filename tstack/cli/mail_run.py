@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tstack.cli import mail_api
 from tstack.cli import settings as declared
 from tstack.client import Options as MqttOptions
 from tstack.env import Address, Values
@@ -49,6 +50,7 @@ def station_options(values: Values) -> Options:
         weight=float(values[declared.MAIL_WEIGHT]),
         ttl=max(1.0, values[declared.MAIL_LEASE]),
         context=mail_context(values),
+        api=mail_api.options(values),
     )
 
 

@@ -329,7 +329,35 @@ MAIL_PASSWORD = Setting(
     "password", "TMAIL_PASSWORD", str, "", "the mailbox's password, or its OAuth refresh token; - reads it from standard input",
     secret=True,
 )  # fmt: skip
-MAIL_WATCH = (MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, SEAL_KEY)
+MAIL_API = Setting(
+    "mailapi", "TMAIL_API_ADDR", addresses, "127.0.0.1:8027",
+    "listeners of the partners' API and of the pages where a mailbox's owner connects it; blank: none",
+)  # fmt: skip
+MAIL_API_URL = Setting(
+    "mailapiurl", "TMAIL_API_URL", str, "",
+    "how browsers reach that API, as in 'https://mail.example.com', when a proxy stands before it; blank: its own address",
+)  # fmt: skip
+MAIL_API_CERT_FILE = Setting(
+    "mailapicertfile",
+    "TMAIL_API_CERT_FILE",
+    str,
+    "",
+    "certificate for https of that API; blank: plain http, for a proxy",
+)
+MAIL_API_KEY_FILE = Setting("mailapikeyfile", "TMAIL_API_KEY_FILE", str, "", "private key of that certificate")
+MAIL_API_PROXIES = Setting(
+    "mailapiproxies", "TMAIL_API_PROXIES", networks, "",
+    "addresses and networks of proxies before that API whose X-Forwarded-For is believed",
+)  # fmt: skip
+MAIL_API_LOCAL = Setting(
+    "mailapilocal", "TMAIL_API_LOCAL", boolean, "false",
+    "may partners name mail servers, webhooks and others of this machine and its private network? Who has an API key could "
+    "look around there",
+)  # fmt: skip
+MAIL_WATCH = (
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
+    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY,
+)  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------
 

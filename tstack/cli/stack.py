@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _up(values: Values, flags: argparse.Namespace) -> int:
     check_usage(values)
+    mail_run.station_options(values)  # what is wrong with them is said before anything begins
     reload = Reload(declared.UP, values, flags, declared.UP_DEFAULTS, check_usage)
     return service.run("tstack", lambda life: _serve(life, values, reload))
 
@@ -91,7 +92,7 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
             parts.push_async_callback(watching.stop)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
             _keep(key, values)
-        _greet(values, broker, registration, received, key, fresh)
+        _greet(values, broker, registration, received, watching, key, fresh)
         life.on_reload(lambda: reload(lambda new: broker.configure(live_options(broker.options, new))))
         service.notify("READY=1")
         await life.stopping.wait()
@@ -153,7 +154,9 @@ def _broker_url(broker: Broker) -> str:
     return f"ssl://localhost:{ports['mqtts']}" if "mqtts" in ports else f"tcp://localhost:{ports['mqtt']}"
 
 
-def _greet(values: Values, broker: Broker, registration: Registration, mail: MailIn, key: str, fresh: bool) -> None:
+def _greet(
+    values: Values, broker: Broker, registration: Registration, mail: MailIn, watching: Station | None, key: str, fresh: bool
+) -> None:  # fmt: skip
     """Say what is listened on and, at the first start, what to try."""
     say: list[str] = ["", "tstack is up:"]
     names = {
@@ -168,6 +171,7 @@ def _greet(values: Values, broker: Broker, registration: Registration, mail: Mai
         say.append(f"  {'MQTT, Unix socket':20} {broker.options.unix}")
     say += [f"  {'registration':20} {url}" for url in registration.urls]
     say += [f"  {'mail in':20} {scheme}://{where}" for scheme, where in mail.addresses]
+    say += [f"  {'mail API':20} {url}" for url in (watching.api.urls if watching is not None else ())]
     if fresh:
         device = Path(values[declared.DATA_DIR]) / "device"
         folder = f"-config-dir={shlex.quote(str(device))}"

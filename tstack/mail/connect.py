@@ -76,14 +76,14 @@ class Links:
     ) -> None:
         """`local`: may links lead back to hosts of this machine and its private network? `clock`: seconds since 1970."""
         self._sealer = sealer
-        self._url = public_url.rstrip("/")
+        self.public_url = public_url.rstrip("/")
         self._local = local
         self._clock = clock
 
     @property
     def callback(self) -> str:
         """The redirect URI, which is to be registered with every provider."""
-        return f"{self._url}/users/connect/callback"
+        return f"{self.public_url}/users/connect/callback"
 
     def url(self, purpose: Purpose, partner: Partner, mailbox: Mailbox) -> str:
         """A link; blank for a partner without an API key. Raises `SealBroken`."""
@@ -96,7 +96,7 @@ class Links:
             "ts": moment,
             "sig": _signature(keys[0], purpose, mailbox, moment),
         }
-        return f"{self._url}/users/{purpose}/new?{urlencode(query)}"
+        return f"{self.public_url}/users/{purpose}/new?{urlencode(query)}"
 
     def named(self, user_id: str) -> Mailbox:
         """The mailbox that a link says it is for, before it is known whether the link is good. Raises `BadLink`."""

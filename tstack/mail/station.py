@@ -1,4 +1,5 @@
-"""Everything of the mail watchers in one process: outbox, publisher, webhooks, watcher, admin listener, in one life.
+"""Everything of the mail watchers in one process: outbox, publisher, webhooks, watcher, admin listener, the partners' API, in
+one life.
 
 A process has a name of its own that stays the same from one run to the next (`mail/watcher` in the data directory), so that
 its share of the mailboxes does, too; and it may take over at once what it owned when it was killed, because the outbox, which
@@ -14,7 +15,7 @@ import re
 import secrets
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tstack.client import Client
@@ -23,6 +24,7 @@ from tstack.env import Address
 from tstack.errors import Failure
 from tstack.identity.seal import SealBroken, Sealer
 from tstack.mail import admin
+from tstack.mail.api import front
 from tstack.mail.assignment import CAPACITY, TTL, Peer
 from tstack.mail.event import Mailbox
 from tstack.mail.listener import Listener
@@ -52,6 +54,7 @@ class Options:
     ttl: float = TTL
     starts: float = STARTS
     context: ssl.SSLContext | None = None
+    api: front.Options = field(default_factory=front.Options)
 
 
 class Station:
@@ -83,6 +86,7 @@ class Station:
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
         self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
+        self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context)
         self.forwarder = Forwarder(self.outbox, self._target, self._archive)
         self.addresses: list[Address] = []
         """Where the admin listener listens."""
@@ -109,6 +113,8 @@ class Station:
             self._parts.push_async_callback(self._cancel)
             self._parts.push_async_callback(self.watcher.stop)
             await self.watcher.start(timeout)
+            self._parts.push_async_callback(self.api.stop)
+            await self.api.start()
         except BaseException:
             await self.stop()
             raise

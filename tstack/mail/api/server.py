@@ -77,7 +77,7 @@ class Server:
         except OSError as error:
             await self.stop()
             raise Failure(
-                f"cannot listen on {self.address}: {error.strerror or error}", "choose another address"
+                f"cannot listen on {self.address}: {error.strerror or error}", "choose another address: -mailapi"
             ) from None
         self.address = Address(self.address.host, self._listener.sockets[0].getsockname()[1])
         log.info("partners are served on %s://%s", "https" if self._tls else "http", self.address)
