@@ -62,6 +62,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         "-addrAdmin=",
         "-port=0",
         "-mailapi=",
+        "-smtpaddr=",
         "-every=0s",
         f"-regkey={KEY}",
     ]

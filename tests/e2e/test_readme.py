@@ -109,7 +109,7 @@ def test_the_page_on_registration(home: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "registration.md").read_text(), re.DOTALL)
     port = free_port()
     up = [*command("tstack"), "up", "--data-dir", "var", "--certs-dir", "certs", "-addrAdmin=", f"-port={port}",
-          "-addr=127.0.0.1:0", "-addrTls=", "-mailapi=", "-every=0s"]  # fmt: skip
+          "-addr=127.0.0.1:0", "-addrTls=", "-mailapi=", "-smtpaddr=", "-every=0s"]  # fmt: skip
     with Running(up, cwd=home) as stack:
         stack.wait_for("Ctrl-C stops it")
         with Shell(home) as shell:

@@ -39,7 +39,14 @@ def test_sec_64_secrets_are_nowhere(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(key)
     (tmp_path / "password").write_text(password)
     where = [f"-data-dir={tmp_path / 'var'}", f"-certs-dir={tmp_path / 'certs'}"]
-    ports = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr="]
+    ports = [
+        "-addr=127.0.0.1:0",
+        "-addrTls=127.0.0.1:0",
+        "-addrAdmin=127.0.0.1:0",
+        "-port=0",
+        "-smtpaddr=",
+        "-mailapi=",
+    ]
     said = []
     with Running([*command("tstack"), "up", *ports, *where, "-loglevel=debug"], env=given, cwd=tmp_path) as stack:
         url = stack.wait_for(r"listening on (http://\S+/register\.json)")[1]
