@@ -32,6 +32,8 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp services
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.fleet
+	$(BIN)/python -m tests.bench.mail_smtp
 
 # Long runs of everything that `make test` fuzzes for a moment: FUZZ_SECONDS for each of the TARGETS.
 FUZZ_SECONDS ?= 600
