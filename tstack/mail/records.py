@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import quote
 
-from tstack.identity.users import check_name
+from tstack.identity.users import check_name, moment
 from tstack.mail.event import Mailbox
 
 PARTNER_PREFIX: Final = "/mail/partner/"
@@ -273,6 +273,15 @@ def check_user(user: User) -> None:
         raise ValueError("an address, a login or a folder's name holds what cannot be printed")
     if user.parked:
         parked_since(user)
+
+
+def new_since(user: User) -> datetime | None:
+    """Since when a user's mails are new: since it was connected, in whole seconds as mail servers tell times (RFC 3501 2.3.3).
+    None where the record does not say so, or makes no sense."""
+    try:
+        return datetime.fromtimestamp(int(moment(user.connected_at)), UTC)
+    except ValueError:
+        return None
 
 
 def parked_since(user: User) -> datetime | None:
