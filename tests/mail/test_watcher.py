@@ -100,8 +100,8 @@ async def subscriber(port: int) -> AsyncIterator[Told]:
 class Site:
     """One etcd, one broker, some watchers."""
 
-    def __init__(self, folder: Path, etcd: Etcd, dovecot: Dovecot) -> None:
-        self.folder, self.etcd, self.dovecot = folder, etcd, dovecot
+    def __init__(self, folder: Path, etcd: Etcd, dovecot: Dovecot, lease: str = LEASE) -> None:
+        self.folder, self.etcd, self.dovecot, self.lease = folder, etcd, dovecot, lease
         self.port = free_port()
         self.store: Store = EtcdStore((etcd.endpoint,))
         self.stack = AsyncExitStack()
@@ -117,7 +117,7 @@ class Site:
     def watcher(self, name: str) -> Running:
         flags = [
             f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0", "-mailapi=",
-            f"-mail-lease={LEASE}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
+            f"-mail-lease={self.lease}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
         ]  # fmt: skip
         running = Running([*command("tmail"), *flags], env={"TSTACK_SEAL_KEY": KEYS})
         self.stack.enter_context(running)
