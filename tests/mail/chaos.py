@@ -121,7 +121,8 @@ class Figures:
                 pid = running.process.pid
                 self.descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
                 self.memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-                url = running.wait_for(r"tmail is up as \S+; (http://[^; ]+)")[1]
+                up = await asyncio.to_thread(running.wait_for, r"tmail is up as \S+; (http://[^; ]+)", DRAIN)
+                url = up[1]
                 async with session.get(f"{url}/metrics") as answer:
                     page = await answer.text()
                 self.tasks += _value(page, "tstack_mail_tasks")
