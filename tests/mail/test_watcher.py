@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.dovecot import Dovecot
@@ -58,6 +61,8 @@ class Told:
         self.new: Counter[tuple[str, str]] = Counter()
         """By tag and subject."""
         self.kinds: list[str] = []
+        self.last: dict[tuple[str, str], dict[str, Any]] = {}
+        """The data of the last event of each mail."""
         self.connected: set[tuple[str, str]] = set()
         """Source and identifier: told again, which a move in just this moment may do, it is still the same event."""
 
@@ -70,6 +75,7 @@ class Told:
                 self.connected.add((event["source"], event["id"]))
             if kind == "new":
                 self.new[tag, event["data"]["subject"]] += 1
+                self.last[tag, event["data"]["subject"]] = event["data"]
             message.ack()
 
     async def all(self, tags: Sequence[str], *subjects: str) -> None:
@@ -114,12 +120,12 @@ class Site:
         running.wait_for("listening on mqtt://")
         return running
 
-    def watcher(self, name: str) -> Running:
+    def watcher(self, name: str, *more: str) -> Running:
         flags = [
             f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0", "-mailapi=",
             f"-mail-lease={self.lease}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
         ]  # fmt: skip
-        running = Running([*command("tmail"), *flags], env={"TSTACK_SEAL_KEY": KEYS})
+        running = Running([*command("tmail"), *flags, *more], env={"TSTACK_SEAL_KEY": KEYS})
         self.stack.enter_context(running)
         self.watchers[name] = running
         return running
@@ -280,6 +286,28 @@ async def test_records_take_effect_at_once(site: Site) -> None:
             while await site.owners() or await site.store.get(CHECKPOINT_PREFIX + bob.path):
                 await asyncio.sleep(0.02)
     assert told.new["rec0", "c"] == told.new["rec0", "d"] == 1
+
+
+async def test_whole_mails_are_kept_where_the_api_serves_them(site: Site) -> None:
+    await site.furnish([])
+    bob = User("acme", "WORK", "kept0", login="kept0", keep_limit=10_000)
+    await admin.create_user(site.store, SEALER, bob, site.dovecot.password)
+    site.broker()
+    async with subscriber(site.port) as told:
+        site.watcher("one", "-mailapi=127.0.0.1:0").wait_for("tmail is up")
+        picture = mail("picture").replace(b"From:", b"MIME-Version: 1.0\r\nContent-Type: image/png\r\nFrom:")
+        await asyncio.to_thread(site.dovecot.deliver, picture, mail("words"), user="kept0")
+        await told.all(["kept0"], "picture", "words")
+    blob = told.last["kept0", "picture"]["blob"]
+    assert told.last["kept0", "words"]["bodyValues"]["1"]["value"] == "body"
+    assert "blob" not in told.last["kept0", "words"]
+    async with aiohttp.ClientSession() as session, session.get(blob["url"]) as answer:
+        whole = await answer.read()
+        assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
+    assert whole.endswith(picture)
+    assert (blob["sha256"], blob["size"]) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    async with aiohttp.ClientSession() as session, session.get(blob["url"][:-1]) as answer:
+        assert answer.status == 404
 
 
 class Lonely:

@@ -190,7 +190,9 @@ class User:
     folders: tuple[str, ...] = ()
     """Folders to watch, the first one by IDLE; none: INBOX."""
     raw_limit: int = 0
-    """Mails up to so many bytes are fetched whole; 0: none."""
+    """Mails up to so many bytes are published whole; 0: none."""
+    keep_limit: int = 0
+    """Of mails up to so many bytes the text is told, and the whole is kept to be fetched, where there is more; 0: none."""
     archived: bool = False
     enable_tracer: bool = False
     parked: str = ""
@@ -265,7 +267,7 @@ def check_connection(connection: Connection) -> None:
 def check_user(user: User) -> None:
     """Raise `ValueError` unless this user can be written, or counts when it is read."""
     check_mailbox(user.mailbox)
-    if not 0 <= user.raw_limit <= MAX_RAW:
+    if not (0 <= user.raw_limit <= MAX_RAW and 0 <= user.keep_limit <= MAX_RAW):
         raise ValueError(f"mails are fetched whole up to 0 to {MAX_RAW} bytes")
     if not all(user.folders) or len(set(user.folders)) != len(user.folders):
         raise ValueError("a folder has no name, or stands there twice")
@@ -327,6 +329,7 @@ _USER: Final[_Fields] = {
     "secret": ("Secret", str),
     "folders": ("Folders", list),
     "raw_limit": ("RawLimit", int),
+    "keep_limit": ("KeepLimit", int),
     "archived": ("Archived", bool),
     "enable_tracer": ("EnableTracer", bool),
     "parked": ("Parked", str),
