@@ -56,6 +56,7 @@ from tstack.mail.records import (
     parked_since,
 )
 from tstack.mail.sink import MailSink, Terms, user_connected, user_disconnected
+from tstack.mail.tracers import Tracers, TracerSink
 from tstack.service import spawn
 from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
@@ -159,6 +160,8 @@ class Watcher:
         self.impostor: Failure | None = None
         """Why this watcher has ended by itself; None: it has not."""
         self.on_failure: Callable[[], None] = lambda: None
+        self.tracers: Tracers | None = None
+        """What tells tracers from mails; None: there are none."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -362,7 +365,10 @@ class Watcher:
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
         mine = (user.connected_at, user.login, user.email, user.folders, self._raw_limit(user), user.parked)
         connection = self._connection(user)
-        theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
+        theirs = None
+        if connection is not None:  # but for how tracers go out
+            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
+            theirs = replace(connection, changed="", revision=0, other={}, settings=read_by)
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
 
     def _raw_limit(self, user: User) -> int:
@@ -438,7 +444,8 @@ class Watcher:
             return
         account = replace(account, raw_limit=self._raw_limit(user))
         gate = self.gates[account.where.host]
-        box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
+        told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
+        box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None:
             self._ask(box, ask)
         await box.watch.run()
