@@ -115,10 +115,10 @@ class Site:
         running.wait_for("listening on mqtt://")
         return running
 
-    def watcher(self, name: str) -> Running:
+    def watcher(self, name: str, *more: str) -> Running:
         flags = [
             f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0", "-mailapi=",
-            f"-mail-lease={LEASE}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
+            f"-mail-lease={LEASE}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret", *more,
         ]  # fmt: skip
         running = Running([*command("tmail"), *flags], env={"TSTACK_SEAL_KEY": KEYS})
         self.stack.enter_context(running)
