@@ -33,7 +33,7 @@ class Submissions:
         self._dovecot = dovecot
         self._password = password
         self._tokens = {} if tokens is None else tokens  # it may fill up later
-        self._without = [one for one in ("PLAIN", "LOGIN", "XOAUTH2") if one not in mechanisms]
+        self._without = [one for one in ("PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER") if one not in mechanisms]
         self._context: ssl.SSLContext | None = None
         if tls is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -71,11 +71,18 @@ class Submissions:
 
     async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802 - aiosmtpd's name
         user, bearer, *_ = base64.b64decode(args[1]).decode().split("\x01")
-        name = user.removeprefix("user=")
-        self.logins.append(("XOAUTH2", name))
+        return await self._by_token(server, "XOAUTH2", user.removeprefix("user="), bearer, b"")
+
+    async def auth_OAUTHBEARER(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        head, host, port, bearer, *_ = base64.b64decode(args[1]).decode().split("\x01")
+        assert (host, port) == ("host=127.0.0.1", f"port={self.port}")
+        return await self._by_token(server, "OAUTHBEARER", head.split(",")[1].removeprefix("a="), bearer, b"\x01")
+
+    async def _by_token(self, server: SMTP, mechanism: str, name: str, bearer: str, done: bytes) -> AuthResult:
+        self.logins.append((mechanism, name))
         if self._tokens.get(bearer.removeprefix("auth=Bearer ")) == name:
             return AuthResult(success=True, auth_data=name)
-        await server.challenge_auth('{"status":"400"}')
+        assert await server.challenge_auth('{"status":"400"}') == done
         return AuthResult(success=False, handled=False)
 
     async def handle_EHLO(  # noqa: N802

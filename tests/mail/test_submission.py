@@ -68,15 +68,17 @@ async def test_a_server_that_has_lost_its_starttls_gets_no_password() -> None:
         assert mail.logins == []
 
 
-@pytest.fixture
-async def by_token(tmp_path: Path) -> AsyncIterator[tuple[Submissions, Credentials, OAuthServer]]:
+@pytest.fixture(params=["XOAUTH2", "OAUTHBEARER"])
+async def by_token(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Submissions, Credentials, OAuthServer]]:
     """A server that takes the access tokens of a real OAuth 2.0 server, and a mailbox' own way to log in."""
     sealer = Sealer({"k1": b"k" * 32})
     async with (
         OAuthServer() as provider,
         OAuth() as oauth,
         EmbeddedStore(tmp_path / "store.db") as store,
-        Submissions(mechanisms=("XOAUTH2",), tokens=provider.access_tokens) as mail,
+        Submissions(mechanisms=(request.param,), tokens=provider.access_tokens) as mail,
     ):
         await admin.create_partner(store, sealer, Partner("acme"))
         connection = Connection("acme", "OAUTH2", "OAUTH2", "127.0.0.1", 143, "none", settings=provider.settings)
@@ -85,16 +87,19 @@ async def by_token(tmp_path: Path) -> AsyncIterator[tuple[Submissions, Credentia
         yield mail, Logins(store, sealer, oauth).credentials(user, connection), provider
 
 
-async def test_by_access_token(by_token: tuple[Submissions, Credentials, OAuthServer]) -> None:
+async def test_by_access_token(
+    by_token: tuple[Submissions, Credentials, OAuthServer], request: pytest.FixtureRequest
+) -> None:
     mail, credentials, provider = by_token
     where = Where("127.0.0.1", mail.port, "none")
     await hand_in(where, credentials=credentials)
     await hand_in(where, credentials=credentials)
-    assert mail.logins == [("XOAUTH2", BOB)] * 2
+    ((mechanism, name),) = set(mail.logins)
+    assert (mechanism in request.node.name, name, len(mail.logins)) == (True, BOB, 2)
     assert mail.mails == [RAW] * 2
     assert provider.count("/token") == 1  # the mailbox' own, which the watch has too
     provider.access_tokens.clear()
-    with pytest.raises(Failure, match="answers AUTH XOAUTH2 with 535"):
+    with pytest.raises(Failure, match=f"answers AUTH {mechanism} with 535"):
         await hand_in(where, credentials=credentials)
     provider.refresh_tokens.clear()
 

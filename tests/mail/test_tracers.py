@@ -135,6 +135,7 @@ def test_the_event() -> None:
     assert (told.data["latency"], told.data["sentAt"]) == (1.5, "2026-11-21T11:59:58.500Z")
     assert json.loads(payload_of(told))["type"] == "io.tstack.mail.tracer.v1"
     assert len(payload_of(told)) < tracers.MAX_EVENT / 4
+    assert len(tracer_token.compose("bob@example.com", text, NOW)) < 1024
 
 
 def test_pitfall_a_tracer_that_somebody_else_wrote_is_a_mail_like_all_others() -> None:

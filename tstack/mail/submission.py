@@ -130,7 +130,8 @@ class Submission:
             parts = base64.b64decode(response).split(b"\0")[1:]
             first, *more = (base64.b64encode(part).decode() for part in parts)
         else:
-            first, more = response, [""]  # who is refused by OAuth is told why, and has to answer (RFC 7628 3.2.3)
+            # who is refused by OAuth is told why, and has to answer: by 0x01 (RFC 7628 3.2.3), by nothing with XOAUTH2
+            first, more = response, ["AQ==" if mechanism == "OAUTHBEARER" else ""]
         code, _ = await self._say(f"AUTH {mechanism} {first}")
         for text in more:
             if code == 334:
