@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.broker.serving import serving
 from tests.mail.taking import taking
 from tests.mail.watching import Told
-from tests.peers import until
+from tests.peers import Server, until
 from tests.submission import Submissions
 from tstack.client import Client, Options
 from tstack.errors import Failure
@@ -317,6 +317,27 @@ async def test_rounds_come_by_themselves() -> None:
             await asyncio.gather(task, return_exceptions=True)
         assert not Tracers([KEY], Boxes(), interval=0).sending
         assert not Tracers([KEY], Boxes(), count=0).sending
+
+
+async def test_a_server_that_hangs_holds_up_a_round_for_a_time_and_a_stop_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:  # never silent, so that no single wait is long
+            writer.write(b"220-wait\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with Server(serve) as server:
+        ours = Tracers([KEY], Boxes(server.port), count=2)
+        task = asyncio.create_task(ours.round())
+        await until(lambda: server.connections, "it is connected to")
+        task.cancel()
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+        assert ours.failed == 0
+        monkeypatch.setattr(tracers, "ROUND", 0.1)
+        await ours.round()
+        assert (ours.failed, ours.last()[0].failed) == (2, "the server takes more than 0.1 s")
 
 
 async def test_the_subscriber_hears_tracers_and_nothing_else() -> None:

@@ -249,7 +249,8 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
                 f"{peer.tag}  {answer['mailboxes']} of at most {answer['capacity']} mailboxes ({states}); "
                 f"{answer['published']} events published, {answer['waiting']} wait"
             )
-            if (traced := answer["tracers"])["mailboxes"] or traced["sent"] or traced["failed"]:
+            traced = answer.get("tracers", {})  # a watcher of before has none
+            if any(traced.values()):
                 counts = ", ".join(f"{count} {name}" for name, count in traced.items() if name != "mailboxes")
                 lines.append(f"  tracers for {traced['mailboxes']} mailboxes: {counts}")
             lines += [f"  {reason}" for reason in answer["reasons"]]
