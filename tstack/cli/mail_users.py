@@ -71,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-raw", "--raw", type=int, default=0, metavar="BYTES", help="publish mails up to this size whole, at .../raw"
     )
     parser.add_argument("-tracer", "--tracer", action="store_true", help="it takes tracers, as with tmail user trace")
+    parser.add_argument(
+        "-keep", "--keep", type=int, default=0, metavar="BYTES",
+        help="tell the text of mails up to this size, and keep those with more than text to be fetched",
+    )  # fmt: skip
     parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
 
 
@@ -100,7 +104,7 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
     sealer, mailbox = sealer_of(values), _mailbox(flags.path)
     user = User(
         mailbox.partner, mailbox.provider, mailbox.tag, flags.email, flags.login, folders=tuple(flags.folders),
-        raw_limit=flags.raw, enable_tracer=flags.tracer,
+        raw_limit=flags.raw, keep_limit=flags.keep, enable_tracer=flags.tracer,
     )  # fmt: skip
     if not flags.disconnected and not (flags.email or flags.login):
         raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
@@ -409,8 +413,8 @@ def public(user: User) -> dict[str, object]:
     return {
         "Partner": user.partner, "Provider": user.provider, "Tag": user.tag, "Email": user.email, "Login": user.login,
         "State": _state(user), "Reason": user.reason, "Folders": list(user.folders), "RawLimit": user.raw_limit,
-        "EnableTracer": user.enable_tracer, "Created": user.created, "Changed": user.changed,
-        "ConnectedAt": user.connected_at,
+        "KeepLimit": user.keep_limit, "EnableTracer": user.enable_tracer,
+        "Created": user.created, "Changed": user.changed, "ConnectedAt": user.connected_at,
     }  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """One folder: what is new in it, by UID, in batches, each safe before the next is asked for.
 
 The mark of a folder is its UIDVALIDITY and the UID from which on everything is new. A look asks for the UIDs from the mark on
-(so gaps of any size cost nothing), fetches them a batch at a time, hands the mails to the sink and moves the mark.
+(so gaps of any size cost nothing), fetches them a batch at a time, hands the mails to the sink and moves the mark. A folder
+that nobody has looked at yet has a mark too, which says since when its mails are new: what comes before the first look is
+not lost.
 
 A mail that does not come is tried again alone, with less and less asked of the server, and after `TRIES` passed over with a
 `skipped` event. A batch over which the connection breaks is halved the next time; only when it breaks over one and the same
@@ -45,14 +47,17 @@ and those that were told of before are known by their content."""
 BEFORE_BEGIN = timedelta(hours=1)
 """How far a server's clock may be behind ours, for what was there before a folder was looked at for the first time."""
 
+AHEAD = timedelta(days=1)
+"""How far a server's clock may be ahead of ours: what came in later than that is no sign that a folder has new mails."""
+
 LAST_UID = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail with the
-    UID `failing`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known; `began`: when it was
-    looked at for the first time."""
+    UID `failing`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known; `began`: since when its
+    mails are to be told of. While `uid_next` is 0 nobody has looked at the folder yet."""
 
     uid_validity: int
     uid_next: int
@@ -130,8 +135,13 @@ class Folder:
         self._most = max(1, min(BATCH, RAW_BATCH // raw_limit)) if raw_limit else BATCH
         self._batch = self._most
 
+    async def expect(self, since: datetime) -> None:
+        """Remember since when mails are new, of a folder that nobody has looked at; the others know better."""
+        if self.mark is None:
+            await self._keep((), Mark(0, 0, began=since))
+
     async def select(self, connection: ImapConnection, ears: Ears) -> None:
-        """Open the folder. The first time, what is there is old; later, its numbers may have changed.
+        """Open the folder. The first time, what was there before `expect` said so is old; later, its numbers may have changed.
 
         Raises `Refused`, `Lost`.
         """
@@ -139,11 +149,12 @@ class Folder:
         ears.count = None
         await connection.run(commands.examine(self.wire_name, condstore))
         known = connection.session.selected
-        ears.dirty = self.mark is None or not self.mark.modseq or known.highest_modseq != self.mark.modseq
+        assert self.mark is not None
+        ears.dirty = not self.mark.modseq or known.highest_modseq != self.mark.modseq
         validity = known.uid_validity or 0
-        if self.mark is None:
-            self.mark = Mark(validity, await self._end(connection, ears), began=datetime.now(UTC))
-            await self._sink.put(self.name, (), self.mark)
+        if not self.mark.uid_next:
+            began = self.mark.began or datetime.now(UTC)
+            await self._keep((), Mark(validity, await self._first_since(connection, ears, began), began=began))
         elif self.mark.uid_validity != validity:
             ears.dirty = True
             await self._renumbered(connection, ears, validity)
@@ -190,8 +201,7 @@ class Folder:
         except (Lost, Refused):
             self._batch = max(1, len(batch) // 2)
             if alone:
-                self.mark = mark.failed(batch[0], breaks=1)
-                await self._sink.put(self.name, (), self.mark)
+                await self._keep((), mark.failed(batch[0], breaks=1))
             raise
         unreadable, gone = await self._sort(connection, ears, missing)
         if unreadable and not (alone and failures + 1 >= TRIES):
@@ -219,8 +229,7 @@ class Folder:
     async def _failed(self, uid: int, *, again_later: bool) -> None:
         """A mail that is there does not come. That may be the connection's fault, so that the last word is another's."""
         assert self.mark is not None
-        self.mark = self.mark.failed(uid, failures=1)
-        await self._sink.put(self.name, (), self.mark)
+        await self._keep((), self.mark.failed(uid, failures=1))
         if again_later:
             raise Lost("protocol", f"the server has a mail {uid} in {self.name}, and does not give it")
 
@@ -229,9 +238,14 @@ class Folder:
         mark = self.mark
         assert mark is not None
         times = [found.mail.received for found in mails] + ([mark.newest] if mark.newest else [])
-        self.mark = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None), began=mark.began)
-        await self._sink.put(self.name, [*mails, *skipped], self.mark)
+        behind = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None), began=mark.began)
+        await self._keep([*mails, *skipped], behind)
         return len(batch)
+
+    async def _keep(self, events: Sequence[Found | Notice], mark: Mark) -> None:
+        """Have the sink keep events and mark; only then is the folder read as far as that."""
+        await self._sink.put(self.name, events, mark)
+        self.mark = mark
 
     def _skipped(self, uid: int, reason: str, validity: int = -1) -> Notice:
         assert self.mark is not None
@@ -264,8 +278,24 @@ class Folder:
             ):  # their UIDs mean nothing to the mark: any counts for the folder
                 await self._failed(old.failing, again_later=True)
             events += [self._skipped(uid, "unreadable", validity) for uid in unreadable]
-        self.mark = new
-        await self._sink.put(self.name, events, self.mark)
+        await self._keep(events, new)
+
+    async def _first_since(self, connection: ImapConnection, ears: Ears, since: datetime) -> int:
+        """The UID from which on everything is new, in a folder that nobody has looked at: that of the first mail that came in
+        since then. Mails have UIDs in the order in which they came, so one looks from the end until all are older. `SINCE` goes
+        by the server's day, in whatever time zone."""
+        first = await self._end(connection, ears)
+        uids = await self._search(connection, ears, f"SINCE {since - timedelta(days=1):%d-%b-%Y}")
+        for batch in reversed(list(_batches([uid for uid in uids if uid < first]))):
+            ears.fetched.clear()
+            await connection.run(commands.uid_fetch(commands.encode_set(batch), ["UID", "INTERNALDATE"]))
+            times = {uid: internal_date(ears.fetched[uid]) for uid in batch if uid in ears.fetched}
+            ears.fetched.clear()
+            new = [uid for uid, when in times.items() if when is None or since <= when <= datetime.now(UTC) + AHEAD]
+            if not new:
+                break
+            first = min(new)
+        return first
 
     async def _end(self, connection: ImapConnection, ears: Ears) -> int:
         """The UID from which on everything is new. Some servers tell no UIDNEXT, and some one that is too high, which would

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from tstack.mail.backoff import Backoff
@@ -72,6 +72,8 @@ class Account:
     folders: tuple[str, ...] = ("INBOX",)
     raw_limit: int = 0
     """Mails up to so many bytes are fetched whole."""
+    since: datetime | None = None
+    """Mails are new since then, in a mailbox that nobody has looked at; None: since now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Watch:
             Folder(account.mailbox, name, marks.get(name), sink, raw_limit=account.raw_limit)
             for name in account.folders[:MAX_FOLDERS]
         ]
+        known = any(marks)  # the events of the mailbox itself are of no folder: ""
+        self._since = datetime.now(UTC) if known or account.since is None else account.since
         self._by_wire_name = {folder.wire_name: folder for folder in self._folders}
         self._gate = gate
         self._context = context
@@ -122,6 +126,8 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        for folder in self._folders:
+            await folder.expect(self._since)
         try:
             while True:
                 wait = await self._once()

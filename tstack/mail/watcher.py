@@ -40,6 +40,7 @@ from tstack.mail.assignment import (
     shares,
 )
 from tstack.mail.backoff import PARKED
+from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
 from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
@@ -98,6 +99,8 @@ class Options:
     starts: float = STARTS
     context: ssl.SSLContext | None = None
     """For mail servers; None: the system's authorities are trusted."""
+    keeper: Keeper | None = None
+    """Where whole mails are kept; None: there is no place for them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -363,7 +366,8 @@ class Watcher:
     def _basis(self, user: User) -> object:
         """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
-        mine = (user.connected_at, user.login, user.email, user.folders, self._raw_limit(user), user.parked)
+        limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
+        mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
         theirs = None
         if connection is not None:  # but for how tracers go out
@@ -374,7 +378,8 @@ class Watcher:
     def _raw_limit(self, user: User) -> int:
         partner = self.partners.values.get(user.partner)
         whole = partner is not None and (partner.format == "superimap" or partner.new_mail_webhook)
-        return user.raw_limit or (ORIGINAL_RAW if whole else 0)
+        kept = user.keep_limit if self.options.keeper is not None else 0
+        return max(user.raw_limit, kept, ORIGINAL_RAW if whole else 0)
 
     # -- one mailbox --------------------------------------------------------------------------------------------------
 
@@ -428,7 +433,10 @@ class Watcher:
         if not self._watchable(user) or box.connection is None:
             return
         wait = parked_for(user)
-        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user))
+        keeper = self.options.keeper
+        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user), keeper)
+        if user.keep_limit and keeper is None:
+            log.warning("mails of %s are to be kept, and there is no place for them: see -mailapi", clean(box.path))
 
         def on_condition(condition: Condition) -> None:
             self._is(box, sink, condition)
@@ -528,7 +536,9 @@ class Watcher:
                 bool(partner.user_disconnected_webhook),
             )  # fmt: skip
             known = self._terms[name] = (partner, terms)
-        return replace(known[1], raw=bool(user.raw_limit) and partner.format == "cloudevents")
+        if partner.format != "cloudevents":
+            return known[1]
+        return replace(known[1], raw_limit=user.raw_limit, keep_limit=user.keep_limit)
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 
