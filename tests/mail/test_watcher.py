@@ -37,7 +37,7 @@ from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.watcher import Watcher, ask_key, ask_sweep, parked_for
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
-from tstack.store.interface import Check, Store
+from tstack.store.interface import Check, Delete, Put, Store, StoreUnavailable
 
 KEYS = f"k1:{base64.b64encode(bytes(32)).decode()}"
 SEALER = Sealer.from_text(KEYS, "the test")
@@ -310,6 +310,43 @@ async def test_whole_mails_are_kept_where_the_api_serves_them(site: Site) -> Non
         assert answer.status == 404
 
 
+class LateStore(EmbeddedStore):
+    """A store that does what it is asked to, and whose answers to claims come late, or not at all."""
+
+    def __init__(self, path: Path, lost: bool) -> None:
+        super().__init__(path)
+        self._lost = lost
+        self.claimed = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def commit(self, *changes: Put | Delete | Check) -> int | None:
+        revision = await super().commit(*changes)
+        if any(isinstance(one, Put) and one.key.startswith(OWNER_PREFIX) for one in changes):
+            self.claimed.set()
+            if self._lost:
+                raise StoreUnavailable("the answer is lost")
+            await self.answer.wait()
+        return revision
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_not_to_watch_a_mailbox_any_more_gives_back_what_it_does_not_know_it_owns(
+    tmp_path: Path, dovecot: Dovecot, lost: bool
+) -> None:
+    bob = User("acme", "WORK", "late0", login="late0")
+    store = LateStore(tmp_path / "store.db", lost)
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password, store=store) as one:
+        await store.claimed.wait()
+        await admin.delete_user(store, bob.mailbox)
+        if not lost:
+            await until(lambda: one.watcher.boxes[bob.mailbox.path].ending, "it is to be let go of")
+            assert await store.get(OWNER_PREFIX + bob.mailbox.path) is not None
+        store.answer.set()
+        async with asyncio.timeout(PATIENCE):
+            while await store.get(OWNER_PREFIX + bob.mailbox.path) is not None:
+                await asyncio.sleep(0.02)
+
+
 class Lonely:
     """One watcher in this process, on the embedded store, whose outbox nobody empties."""
 
@@ -325,9 +362,14 @@ class Lonely:
 
 @asynccontextmanager
 async def lonely(
-    folder: Path, dovecot: Dovecot, users: Sequence[User], password: str, capacity: int = 1000
+    folder: Path,
+    dovecot: Dovecot,
+    users: Sequence[User],
+    password: str,
+    capacity: int = 1000,
+    store: EmbeddedStore | None = None,
 ) -> AsyncIterator[Lonely]:
-    async with EmbeddedStore(folder / "store.db") as store:
+    async with store or EmbeddedStore(folder / "store.db") as store:
         outbox = Outbox(folder / "outbox.db")
         await outbox.start()
         await admin.create_partner(store, SEALER, Partner("acme"))

@@ -111,6 +111,8 @@ class Box:
     user: User
     connection: Connection | None
     basis: object = None
+    asked: bool = False
+    """Has the store been asked to make us the owner, and has not said no?"""
     token: int = 0
     task: asyncio.Task[None] | None = None
     watch: Watch | None = None
@@ -416,15 +418,32 @@ class Watcher:
     async def _claim(self, box: Box, owner: Owner | None) -> bool:
         """Own the mailbox; False when somebody else does."""
         while not box.token:
+            box.asked = True
+            claim = asyncio.create_task(self.membership.claim(box.path, owner.item if owner else None))
             try:
-                token = await self.membership.claim(box.path, owner.item if owner else None)
+                try:
+                    token = await asyncio.shield(claim)
+                except asyncio.CancelledError:  # it is on its way: what we own without knowing it nobody would watch
+                    with contextlib.suppress(StoreError):
+                        box.token = await claim or 0
+                    raise
                 if token is None:
+                    box.asked = False
                     return False
                 box.token = token
             except StoreError as error:
                 log.info("mailbox %s waits for the store: %s", clean(box.path), error.message)
                 await asyncio.sleep(_RETRY)
         return True
+
+    async def _make_sure(self, box: Box) -> None:
+        """Learn whether we own a mailbox after all, when the answer to our claim was lost."""
+        while box.asked and not box.token and not box.lost and self.membership.held:
+            try:
+                box.token = await self.membership.owned(box.path)
+                return
+            except StoreError:
+                await asyncio.sleep(_RETRY)
 
     async def _watch(self, box: Box, marks: dict[str, Mark]) -> None:
         """Until cancelled, or until there is nothing to do."""
@@ -489,6 +508,7 @@ class Watcher:
     async def _leave(self, box: Box) -> None:
         """The mailbox is watched no more: give it back, once everything that was found is published."""
         try:
+            await self._make_sure(box)
             if box.token and not box.lost:
                 await self._give_back(box)
         except (Failure, TimeoutError) as error:
