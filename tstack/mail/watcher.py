@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +25,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import SealBroken, Sealer
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.asks import ASK_PREFIX, asked_since
 from tstack.mail.assignment import (
     OWNER_PREFIX,
     TTL,
@@ -42,7 +41,6 @@ from tstack.mail.assignment import (
 from tstack.mail.backoff import PARKED
 from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
-from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
 from tstack.mail.gates import Gates
 from tstack.mail.mailbox import Account, Condition, Watch
@@ -63,9 +61,6 @@ from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
 
 log = logging.getLogger("tstack.mail")
-
-ASK_PREFIX = "/mail/ask/"
-"""What a mailbox's owner is asked to do once (`sweep`), by the mailbox's path."""
 
 STARTS = 100.0
 """Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
@@ -571,9 +566,8 @@ class Watcher:
         """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
         assert box.watch is not None
         try:
-            text = json.loads(item.value).get("Since")
-            since = datetime.fromisoformat(text) if text else None
-        except (ValueError, TypeError, AttributeError, RecursionError):
+            since = asked_since(item.value)
+        except ValueError:
             log.warning("what is asked of mailbox %s makes no sense, and is left", clean(box.path))
             return
         box.watch.sweep(since)
@@ -600,13 +594,3 @@ def parked_for(user: User) -> float:
     if since is None:
         return 0.0
     return max(0.0, (since + timedelta(seconds=PARKED) - datetime.now(UTC)).total_seconds())
-
-
-def ask_sweep(since: datetime | None) -> bytes:
-    """The request to tell of a mailbox's mails again, since a day or from the beginning."""
-    return json.dumps({"Since": since.isoformat() if since else None, "Asked": time.time()}).encode()
-
-
-def ask_key(mailbox: Mailbox) -> str:
-    """Where such a request is put."""
-    return ASK_PREFIX + mailbox.path
