@@ -137,6 +137,32 @@ def park(here: Place, events: Running) -> None:
     wait_until(lambda: '"state": "connected"' in here.does("mailboxes", "--json"), "it is connected again")
 
 
+def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
+    store = f"-data-dir={here.folder}"
+    bob = ("acme/WORK/bob", store)
+    here.does("partner", "add", "acme", store)
+    here.does("connection", "add", "acme/WORK", "-host=imap.example.org", store)
+    here.does("user", "add", *bob, "-login=bob", "-password=-", stdin="secret\n")
+    missing = here.tmail("user", "trace", *bob)
+    assert (missing.code, "tmail connection set acme/WORK smtp_host=" in missing.err) == (1, True)
+    settings = ("smtp_host=smtp.example.org", "smtp_port=465")
+    assert here.says("connection", "set", "acme/WORK", *settings, store)["Settings"] == dict(
+        one.split("=") for one in settings
+    )
+    nowhere = here.tmail("user", "trace", *bob)
+    assert (nowhere.code, "no address" in nowhere.err) == (1, True)
+    assert here.tmail("user", "add", "acme/WORK/al", store, "-login=al", "-tracer", "-password=x").code == 1
+    here.does(
+        "user", "add", "acme/WORK/eve", store, "-login=eve@example.org", "-tracer", "-password=-", stdin="secret\n"
+    )
+    assert here.says("user", "show", "acme/WORK/eve", store)["EnableTracer"] is True
+    assert "no tracer is remembered" in here.does("user", "tracers", "acme/WORK/eve", store)
+    assert here.says("user", "untrace", "acme/WORK/eve", store)["EnableTracer"] is False
+    assert here.says("connection", "set", "acme/WORK", "smtp_port=", store)["Settings"] == {
+        "smtp_host": "smtp.example.org"
+    }
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -146,6 +172,9 @@ def park(here: Place, events: Running) -> None:
         (("connection", "add", "acme/WORK"), 2, "-host is missing"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org", "-tls=none"), 1, "without TLS"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org"), 1, "no partner acme"),
+        (("connection", "set", "acme/WORK", "smtp_host"), 2, "no NAME=VALUE"),
+        (("connection", "set", "acme/WORK", "smtp_host=a"), 1, "no connection WORK"),
+        (("user", "trace", "acme/WORK/bob"), 1, "no user bob"),
         (("user", "add", "acme/WORK"), 2, "PARTNER/CODE/TAG"),
         (("user", "add", "acme/WORK/bob", "-password=x"), 2, "-login is missing"),
         (("user", "add", "acme/WORK/bob", "-login=bob"), 2, "no password"),

@@ -24,6 +24,7 @@ from tstack.client import Backoff, Client, Options
 from tstack.identity.admin import add_or_replace_user
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
+from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
@@ -34,7 +35,7 @@ from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.records import Connection, Partner, User
 from tstack.mail.watcher import Options as WatcherOptions
-from tstack.mail.watcher import Watcher, ask_key, ask_sweep, parked_for
+from tstack.mail.watcher import Watcher, parked_for
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
 from tstack.store.interface import Check, Delete, Put, Store, StoreUnavailable

@@ -66,6 +66,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "add": Command("a mail provider for a partner", partners.connect, partners.connect_arguments),
         "list": Command("the connections of a partner", partners.connections, partners.name_argument),
         "show": Command("one connection", partners.show_connection, partners.path_argument),
+        "set": Command("change settings of it, as in smtp_host=...", partners.set_connection, partners.set_arguments),
         "remove": Command("remove it, with its users", partners.remove_connection, partners.path_argument),
     },
     "user": {
@@ -73,6 +74,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "list": Command("the users of a connection", users.list_, users.connection_argument),
         "show": Command("one user", users.show, users.path_argument),
         "password": Command("give it other credentials", users.password, users.password_arguments, (declared.MAIL_PASSWORD,)),
+        "trace": Command("have it take tracers: mails to itself that are timed", users.trace, users.path_argument),
+        "untrace": Command("have it take no tracers", users.untrace, users.path_argument),
+        "tracers": Command("its last tracers, and how long they took", users.tracers, users.path_argument),
         "archive": Command("watch it no more, and keep it", users.archive, users.path_argument),
         "restore": Command("watch an archived one again", users.restore, users.path_argument),
         "remove": Command("remove it, and how far it was read", users.remove, users.path_argument),

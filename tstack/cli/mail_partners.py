@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from tstack.cli.mail_run import sealer_of
@@ -77,10 +78,21 @@ def connect_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="as in oauth2_client_id=... oauth2_token_url=...",
+        help="as in oauth2_client_id=... oauth2_token_url=..., or smtp_host=... for tracers",
     )
     parser.add_argument(
         "-secret", "--secret", default="", metavar="-", help="-: read the OAuth client's secret from standard input"
+    )
+
+
+def set_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail connection set` takes."""
+    path_argument(parser)
+    parser.add_argument(
+        "settings",
+        metavar="NAME=VALUE",
+        nargs="+",
+        help="as in smtp_host=smtp.example.org; a blank value takes it away",
     )
 
 
@@ -175,13 +187,11 @@ def connect(values: Values, flags: argparse.Namespace) -> Work:
     sealer = sealer_of(values)
     partner, code = split(flags.path)
     kind = flags.kind or (code if code in KINDS else "PLAIN")
-    pairs = [one.partition("=") for one in flags.set]
-    if bad := [name for name, sign, _ in pairs if not sign]:
-        raise UsageError(f"-set: {bad[0]!r} is no NAME=VALUE", "see tmail connection add --help")
+    settings = _settings(flags.set)
     secret = _secret(flags.secret)
     connection = Connection(
         partner, code, cast(Kind, kind), flags.host, flags.port, cast(Tls, flags.tls),
-        {name: value for name, _, value in pairs},
+        {name: value for name, value in settings.items() if value},
     )  # fmt: skip
     if kind in ("PLAIN", "OAUTH2") and not flags.host:
         raise UsageError("-host is missing", "it is the IMAP server")
@@ -218,6 +228,32 @@ def show_connection(values: Values, flags: argparse.Namespace) -> Work:
         return Answer(facts(shown), [shown])
 
     return work
+
+
+def set_connection(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail connection set`: settings that are not named stay as they are."""
+    partner, code = split(flags.path)
+    settings = _settings(flags.settings)
+
+    def change(connection: Connection) -> Connection:
+        kept = {**connection.settings, **settings}
+        changed = replace(connection, settings={name: value for name, value in kept.items() if value})
+        check_settings(changed, local=True)
+        return changed
+
+    async def work(store: Store) -> Answer:
+        shown = public_connection(await admin.change_connection(store, partner, code, change))
+        return Answer(facts(shown), [shown])
+
+    return work
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Settings from NAME=VALUE. Raises `UsageError`."""
+    found = [one.partition("=") for one in pairs]
+    if bad := [name for name, sign, _ in found if not sign]:
+        raise UsageError(f"{bad[0]!r} is no NAME=VALUE", "write it as in smtp_host=smtp.example.org")
+    return {name: value for name, _, value in found}
 
 
 def remove_connection(values: Values, flags: argparse.Namespace) -> Work:

@@ -51,6 +51,8 @@ def station_options(values: Values) -> Options:
         weight=float(values[declared.MAIL_WEIGHT]),
         ttl=max(1.0, values[declared.MAIL_LEASE]),
         context=mail_context(values),
+        tracer_interval=max(1.0, interval) if (interval := values[declared.TRACER_INTERVAL]) else 0.0,
+        tracers=values[declared.NUM_TRACERS],
         api=mail_api.options(values),
     )
 

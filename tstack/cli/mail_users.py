@@ -10,7 +10,9 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,15 +24,16 @@ from tstack.env import Values
 from tstack.errors import Failure, UsageError
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.assignment import OWNER_PREFIX, WATCHER_PREFIX, Peer, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
-from tstack.mail.providers import Logins
+from tstack.mail.providers import Logins, smtp
 from tstack.mail.records import User, check_mailbox
-from tstack.mail.watcher import ask_key, ask_sweep
+from tstack.mail.submission import check_address
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
@@ -67,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-raw", "--raw", type=int, default=0, metavar="BYTES", help="publish mails up to this size whole, at .../raw"
     )
+    parser.add_argument("-tracer", "--tracer", action="store_true", help="it takes tracers, as with tmail user trace")
     parser.add_argument(
         "-keep", "--keep", type=int, default=0, metavar="BYTES",
         help="tell the text of mails up to this size, and keep those with more than text to be fetched",
@@ -100,13 +104,15 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
     sealer, mailbox = sealer_of(values), _mailbox(flags.path)
     user = User(
         mailbox.partner, mailbox.provider, mailbox.tag, flags.email, flags.login, folders=tuple(flags.folders),
-        raw_limit=flags.raw, keep_limit=flags.keep,
+        raw_limit=flags.raw, keep_limit=flags.keep, enable_tracer=flags.tracer,
     )  # fmt: skip
     if not flags.disconnected and not (flags.email or flags.login):
         raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
     secret = None if flags.disconnected else _password(values)
 
     async def work(store: Store) -> Answer:
+        if user.enable_tracer:
+            await _check_traceable(store, user)
         made = await admin.create_user(store, sealer, user, secret)
         return Answer([f"user {flags.path}: added; new mail is published to {mailbox.topic('new')}"], [public(made)])
 
@@ -158,6 +164,31 @@ def restore(values: Values, flags: argparse.Namespace) -> Work:
 def unpark(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail unpark`."""
     return _with(flags, admin.unpark_user, "tried at once")
+
+
+def trace(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user trace`: only where tracers can be sent."""
+    mailbox = _mailbox(flags.path)
+
+    async def act(store: Store, mailbox: Mailbox) -> User:
+        await _check_traceable(store, await admin.get_user(store, mailbox))
+        return await admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=True))
+
+    return _with(flags, act, f"takes tracers, which are told of at {mailbox.topic('tracer')}")
+
+
+def untrace(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user untrace`."""
+    return _with(
+        flags, lambda store, mailbox: admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=False)),
+        "takes no tracers",
+    )  # fmt: skip
+
+
+async def _check_traceable(store: Store, user: User) -> None:
+    """Raise `Failure` unless tracers can be sent from a mailbox to itself."""
+    smtp(await admin.get_connection(store, user.partner, user.provider))
+    check_address(user.address)
 
 
 def park(values: Values, flags: argparse.Namespace) -> Work:
@@ -222,6 +253,10 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
                 f"{peer.tag}  {answer['mailboxes']} of at most {answer['capacity']} mailboxes ({states}); "
                 f"{answer['published']} events published, {answer['waiting']} wait"
             )
+            traced = answer.get("tracers", {})  # a watcher of before has none
+            if any(traced.values()):
+                counts = ", ".join(f"{count} {name}" for name, count in traced.items() if name != "mailboxes")
+                lines.append(f"  tracers for {traced['mailboxes']} mailboxes: {counts}")
             lines += [f"  {reason}" for reason in answer["reasons"]]
         return Answer(lines or ["no watcher runs"], found)
 
@@ -260,9 +295,47 @@ def inspect(values: Values, flags: argparse.Namespace) -> Work:
                 answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(mailbox.path)}")
                 here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]
                 shown |= {"Now": here[0]} if here else {}
+        if shown["EnableTracer"]:
+            found = await _tracers(store, mailbox)
+            shown["Tracers"] = dict(Counter(one["state"] for one in found))
+            shown["LastTracer"] = found[0] if found else None
         return Answer(facts(shown), [shown])
 
     return work
+
+
+def tracers(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user tracers`: the last ones of a mailbox, the newest first, as the watchers remember them."""
+    mailbox = _mailbox(flags.path)
+
+    async def work(store: Store) -> Answer:
+        await admin.get_user(store, mailbox)
+        found = await _tracers(store, mailbox)
+        head = f"{'uid':20}  {'sent':24}  {'detected':24}  {'elapsed':>9}  {'end to end':>10}  state"
+        return Answer([head, *map(_tracer_line, found)] if found else ["no tracer is remembered"], found)
+
+    return work
+
+
+async def _tracers(store: Store, mailbox: Mailbox) -> list[dict[str, Any]]:
+    """What all watchers know of a mailbox' last tracers: of one whose mailbox has moved, two of them do."""
+    found: dict[str, dict[str, Any]] = {}
+    states = ("delivered", "detected", "failed", "missing", "sent")
+    for peer in await _peers(store):
+        answer = await _ask(peer, f"/tracers?{urllib.parse.urlencode({'mailbox': mailbox.path})}")
+        for one in answer.get("tracers", ()):
+            known = found.setdefault(one["uid"], one)
+            state = min(known["state"], one["state"], key=states.index)
+            found[one["uid"]] = one | {name: value for name, value in known.items() if value} | {"state": state}
+    return sorted(found.values(), key=lambda one: str(one["sent"]), reverse=True)
+
+
+def _tracer_line(one: dict[str, Any]) -> str:
+    elapsed, end = (f"{one[name]:.2f} s" if one[name] is not None else "" for name in ("elapsed", "endToEnd"))
+    why = f": {clean(one['reason'])}" if one["reason"] else ""
+    return (
+        f"{one['uid']:20}  {one['sent']:24}  {one['detected'] or '':24}  {elapsed:>9}  {end:>10}  {one['state']}{why}"
+    )
 
 
 def test_login(values: Values, flags: argparse.Namespace) -> Work:
@@ -340,7 +413,7 @@ def public(user: User) -> dict[str, object]:
     return {
         "Partner": user.partner, "Provider": user.provider, "Tag": user.tag, "Email": user.email, "Login": user.login,
         "State": _state(user), "Reason": user.reason, "Folders": list(user.folders), "RawLimit": user.raw_limit,
-        "KeepLimit": user.keep_limit,
+        "KeepLimit": user.keep_limit, "EnableTracer": user.enable_tracer,
         "Created": user.created, "Changed": user.changed, "ConnectedAt": user.connected_at,
     }  # fmt: skip
 

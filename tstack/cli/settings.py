@@ -352,9 +352,15 @@ MAIL_API_LOCAL = Setting(
     "may partners name mail servers, webhooks and others of this machine and its private network? Who has an API key could "
     "look around there",
 )  # fmt: skip
+TRACER_INTERVAL = Setting(
+    "tracer-interval", "TRACER_INTERVAL", seconds, "10m",
+    "how often this process sends tracers to one of its mailboxes that take them, at least 1s; 0: never",
+)  # fmt: skip
+NUM_TRACERS = Setting("tracers", "NUM_TRACERS", integer(0, 100), "3", "how many tracers it sends each time")
 MAIL_WATCH = (
-    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
-    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY, *MAIL_KEPT,
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, TRACER_INTERVAL, NUM_TRACERS,
+    MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE, MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY,
+    *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

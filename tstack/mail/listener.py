@@ -38,7 +38,7 @@ _http_log.addFilter(_is_ours)
 
 
 class Listener:
-    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/mailboxes/<partner>/<code>/<tag>`."""
+    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/tracers`."""
 
     def __init__(self, station: Station) -> None:
         self._station = station
@@ -53,6 +53,7 @@ class Listener:
             app.router.add_get("/metrics", self._metrics)
             app.router.add_get("/status", self._status)
             app.router.add_get("/mailboxes", self._mailboxes)
+            app.router.add_get("/tracers", self._tracers)
             self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
@@ -110,6 +111,14 @@ class Listener:
                 "states": states,
                 "waiting": station.outbox.waiting,
                 "published": station.publisher.published,
+                "tracers": {
+                    "mailboxes": sum(box.user.enable_tracer for box in watcher.boxes.values()),
+                    "sent": station.tracers.sent,
+                    "failed": station.tracers.failed,
+                    "detected": station.tracers.detected,
+                    "delivered": station.tracers.delivered,
+                    "missing": station.tracers.missing.total(),
+                },
                 "brokerConnected": station.connected,
                 "leaseHeld": watcher.membership.held,
                 "reasons": list(self._complaints()),
@@ -121,6 +130,12 @@ class Listener:
         prefix = request.query.get("prefix", "")
         boxes = [box for path, box in sorted(self._station.watcher.boxes.items()) if path.startswith(prefix)]
         return web.json_response({"mailboxes": [_shown(box) for box in boxes[:MAX_SHOWN]]})
+
+    async def _tracers(self, request: web.Request) -> web.Response:
+        """The last tracers of `?mailbox=`, a mailbox' path, the newest first; without it those of all mailboxes."""
+        path = request.query.get("mailbox", "")
+        found = [one for one in self._station.tracers.last() if path in ("", one.mailbox.path)]
+        return web.json_response({"tracers": [{"mailbox": one.mailbox.path} | one.to_json() for one in found]})
 
 
 def _shown(box: Box) -> dict[str, object]:
@@ -136,5 +151,6 @@ def _shown(box: Box) -> dict[str, object]:
         "since": rfc3339(box.since),
         "nextTry": condition.next_try,
         "found": box.watch.told if box.watch is not None else 0,
+        "tracer": box.user.enable_tracer,
         "folders": {name: mark_json(mark) for name, mark in marks.items()},
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, get_args
 
 from tstack.mail.mailbox import State
+from tstack.mail.tracers import BUCKETS, STAGES, Latency, Tracers
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -62,8 +63,38 @@ def exposition(station: Station) -> str:
         "tstack_mail_api_refused_total", "counter", "Connections to it that were one too many.",
         sum(api.refused for api in apis),
     )  # fmt: skip
+    lines += _tracers(station.tracers)
     add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
     add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
     return "\n".join(lines) + "\n"
+
+
+def _tracers(tracers: Tracers) -> Iterator[str]:
+    """Of the tracers; `app.schedule_tracer_email.count` is the original's name for how many were to be sent."""
+    counters = {
+        "app_schedule_tracer_email_count": ("Tracers that were to be sent.", tracers.sent + tracers.failed),
+        "tstack_mail_tracers_sent_total": ("Tracers that an SMTP server has taken.", tracers.sent),
+        "tstack_mail_tracers_failed_total": ("Tracers that could not be sent.", tracers.failed),
+        "tstack_mail_tracers_detected_total": ("Tracers that were found in their mailbox.", tracers.detected),
+        "tstack_mail_tracers_delivered_total": ("Own tracers whose event a subscriber has got.", tracers.delivered),
+    }
+    for name, (text, value) in counters.items():
+        yield from (f"# HELP {name} {text}", f"# TYPE {name} counter", f"{name} {value}")
+    name = "tstack_mail_tracers_missing_total"
+    yield from (f"# HELP {name} Own tracers of which the mail, or the event, has not come.", f"# TYPE {name} counter")
+    yield from (f'{name}{{stage="{stage}"}} {tracers.missing[stage]}' for stage in STAGES)
+    name = "tstack_mail_tracer_latency_seconds"
+    yield from (f"# HELP {name} From sent to found in the mailbox, and to a subscriber.", f"# TYPE {name} histogram")
+    for stage, latency in zip(STAGES, (tracers.latency, tracers.end_to_end), strict=True):
+        yield from _histogram(name, f'stage="{stage}"', latency)
+
+
+def _histogram(name: str, label: str, latency: Latency) -> Iterator[str]:
+    count = 0
+    for bound, here in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
+        count += here
+        yield f'{name}_bucket{{{label},le="{bound}"}} {count}'
+    yield f"{name}_sum{{{label}}} {latency.total}"
+    yield f"{name}_count{{{label}}} {latency.number}"

@@ -218,6 +218,11 @@ class User:
         return user_key(self.mailbox)
 
     @property
+    def address(self) -> str:
+        """Where mail for it is sent to; blank when that is not known."""
+        return self.email or (self.login if "@" in self.login else "")
+
+    @property
     def connected(self) -> bool:
         """Has it what it takes to log in?"""
         return bool(self.secret and (self.login or self.email))

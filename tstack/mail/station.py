@@ -33,6 +33,9 @@ from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
+from tstack.mail.tracer_token import PURPOSE
+from tstack.mail.tracers import COUNT, INTERVAL, Tracers
+from tstack.mail.tracing import Subscriber, Traced
 from tstack.mail.watcher import STARTS, Watcher
 from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.webhook import Forwarder, NotKnown, Target
@@ -55,6 +58,9 @@ class Options:
     ttl: float = TTL
     starts: float = STARTS
     context: ssl.SSLContext | None = None
+    tracer_interval: float = INTERVAL
+    """Seconds; 0: no tracers are sent."""
+    tracers: int = COUNT
     api: front.Options = field(default_factory=front.Options)
 
 
@@ -88,6 +94,11 @@ class Station:
             WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
+        self.subscriber = Subscriber(mqtt, lambda mailbox, payload: self.tracers.heard(mailbox, payload))
+        self.tracers = self.watcher.tracers = Tracers(
+            sealer.derive(PURPOSE), Traced(self.watcher), interval=options.tracer_interval, count=options.tracers,
+            listening=self.subscriber.ready,
+        )  # fmt: skip
         self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
         blobs = keeper if isinstance(keeper, Blobs) else None
         self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context, blobs)
@@ -110,8 +121,10 @@ class Station:
                 self.watcher.membership.peer = peer
             await self._parts.enter_async_context(self._client)
             await self._parts.enter_async_context(self._trial)
-            for name, work in (("publisher", self.publisher.run()), ("webhooks", self.forwarder.run())):
-                task = asyncio.create_task(work, name=name)
+            self._parts.push_async_callback(self.subscriber.stop)
+            works = {"publisher": self.publisher.run, "webhooks": self.forwarder.run}
+            for name, work in (works | ({"tracers": self.tracers.run} if self.tracers.sending else {})).items():
+                task = asyncio.create_task(work(), name=name)
                 task.add_done_callback(self._ended)
                 self._tasks.append(task)
             self._parts.push_async_callback(self._cancel)

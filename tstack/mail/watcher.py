@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +25,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import SealBroken, Sealer
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.asks import ASK_PREFIX, asked_since
 from tstack.mail.assignment import (
     OWNER_PREFIX,
     TTL,
@@ -42,7 +41,6 @@ from tstack.mail.assignment import (
 from tstack.mail.backoff import PARKED
 from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
-from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
 from tstack.mail.gates import Gates
 from tstack.mail.mailbox import Account, Condition, Watch
@@ -57,14 +55,12 @@ from tstack.mail.records import (
     parked_since,
 )
 from tstack.mail.sink import MailSink, Terms, user_connected, user_disconnected
+from tstack.mail.tracers import Tracers, TracerSink
 from tstack.service import spawn
 from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
 
 log = logging.getLogger("tstack.mail")
-
-ASK_PREFIX = "/mail/ask/"
-"""What a mailbox's owner is asked to do once (`sweep`), by the mailbox's path."""
 
 STARTS = 100.0
 """Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
@@ -164,6 +160,8 @@ class Watcher:
         self.impostor: Failure | None = None
         """Why this watcher has ended by itself; None: it has not."""
         self.on_failure: Callable[[], None] = lambda: None
+        self.tracers: Tracers | None = None
+        """What tells tracers from mails; None: there are none."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -368,7 +366,10 @@ class Watcher:
         limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
         mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
-        theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
+        theirs = None
+        if connection is not None:  # but for how tracers go out
+            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
+            theirs = replace(connection, changed="", revision=0, other={}, settings=read_by)
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
 
     def _raw_limit(self, user: User) -> int:
@@ -465,7 +466,8 @@ class Watcher:
             return
         account = replace(account, raw_limit=self._raw_limit(user))
         gate = self.gates[account.where.host]
-        box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
+        told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
+        box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None:
             self._ask(box, ask)
         await box.watch.run()
@@ -564,9 +566,8 @@ class Watcher:
         """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
         assert box.watch is not None
         try:
-            text = json.loads(item.value).get("Since")
-            since = datetime.fromisoformat(text) if text else None
-        except (ValueError, TypeError, AttributeError, RecursionError):
+            since = asked_since(item.value)
+        except ValueError:
             log.warning("what is asked of mailbox %s makes no sense, and is left", clean(box.path))
             return
         box.watch.sweep(since)
@@ -593,13 +594,3 @@ def parked_for(user: User) -> float:
     if since is None:
         return 0.0
     return max(0.0, (since + timedelta(seconds=PARKED) - datetime.now(UTC)).total_seconds())
-
-
-def ask_sweep(since: datetime | None) -> bytes:
-    """The request to tell of a mailbox's mails again, since a day or from the beginning."""
-    return json.dumps({"Since": since.isoformat() if since else None, "Asked": time.time()}).encode()
-
-
-def ask_key(mailbox: Mailbox) -> str:
-    """Where such a request is put."""
-    return ASK_PREFIX + mailbox.path

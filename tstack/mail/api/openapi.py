@@ -9,7 +9,7 @@ from typing import Any, Final
 from tstack import __version__
 from tstack.mail.api.problems import PROBLEM
 from tstack.mail.api.requests import HIDDEN, MAX_PAGE
-from tstack.mail.providers import SETTINGS
+from tstack.mail.providers import SETTINGS, SMTP
 from tstack.mail.records import FORMATS, KINDS, MAX_RAW, TLS
 
 Json = dict[str, Any]
@@ -64,13 +64,19 @@ _PLACE: Final[Json] = {
     "imap_port": _number("Its port; 0: 993 with implicit TLS, else 143.", 65535),
     "imap_tls": _text("How it is encrypted; `none` is for the machine itself only.", enum=list(TLS)),
 }
+_SMTP: Final[Json] = {
+    "smtp_host": _text(SMTP["smtp_host"], maxLength=1000), "smtp_port": _number(SMTP["smtp_port"], 65535),
+    "smtp_enable_starttls_auto": _flag(SMTP["smtp_enable_starttls_auto"]),
+    "smtp_domain": _text(SMTP["smtp_domain"], maxLength=255),
+}  # fmt: skip
 _OAUTH: Final[Json] = {name: _text(text, maxLength=1000) for name, text in SETTINGS.items()}
 _TIMES: Final[Json] = {"created_at": _text("When it was made."), "updated_at": _text("When it was changed last.")}
 _CODE: Final = _text("The provider: one that is known, or a code of your own.", pattern="^[A-Za-z0-9_-]{1,64}$")
 _KIND: Final = _text("How one logs in there.", enum=list(KINDS))
 
 _NEW_CONNECTION: Final[Json] = {
-    "imap_provider_code": _CODE, "kind": _KIND, **_PLACE, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET, maxLength=1000),
+    "imap_provider_code": _CODE, "kind": _KIND, **_PLACE, **_SMTP, **_OAUTH,
+    "oauth2_client_secret": _maybe(_SECRET, maxLength=1000),
 }  # fmt: skip
 
 _USER_SETTINGS: Final[Json] = {
@@ -130,9 +136,10 @@ _SCHEMAS: Final[Json] = {
         "A mail provider as one partner uses it.",
         {
             "imap_provider_code": _CODE, "users_count": _number("Users, archived ones too.", 2**53), "kind": _KIND,
-            "title": _text("The kind in words."), **_PLACE, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET), **_TIMES,
+            "title": _text("The kind in words."), **_PLACE, **_SMTP, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET),
+            **_TIMES,
         },
-        ("imap_provider_code", "users_count", "kind", "title", *_PLACE, *_TIMES),
+        ("imap_provider_code", "users_count", "kind", "title", *_PLACE, *_SMTP, *_TIMES),
     ),
     "UserEntry": _record(
         "A user, in short.",
