@@ -95,5 +95,5 @@ def _join(site: Site, name: str) -> tuple[float, int, int]:
     wait(shared, "each mailbox has the owner that it should have", pause=0.2)
     wait(lambda: site.server.idling() == site.mailboxes, "all mailboxes are watched", pause=0.05)
     took = time.monotonic() - began
-    moved = [path for path, owner in after.items() if owner.item.revision != before[path].item.revision]
+    moved = [path for path, owner in after.items() if owner.revision != before[path].revision]
     return took, len(moved), sum(before[path].tag == wanted[path] for path in moved)

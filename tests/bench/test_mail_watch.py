@@ -23,7 +23,8 @@ def test_memory_is_measured_beside_another_client(tmp_path: Path) -> None:
     figures = list(mail_memory.memory(tmp_path, quick=True))
     assert [figure.unit for figure in figures] == ["KiB"] * 4
     plain, peer, tls, tls_peer = (figure.value or 0.0 for figure in figures)
-    assert 1 < plain < tls
+    assert 1 < plain < 30  # far above the goals, since forty mailboxes show what a process takes by chance
+    assert plain < tls < 120
     assert 1 < peer < tls_peer
 
 

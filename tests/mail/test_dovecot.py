@@ -81,8 +81,12 @@ async def test_over_tls(dovecot: Dovecot, pki: Pki, way: str) -> None:
     port = dovecot.tls_port if way == "implicit" else dovecot.port
     told = Told()
     account = Account(BOX, Where("localhost", port, way), Password())  # type: ignore[arg-type]
-    async with watched(port, told, account=account, context=context):
+    async with watched(port, told, account=account, context=context) as watch:
         await told.until(lambda: told.state == "connected", "it connects")
+        connection = watch._connection
+        assert connection is not None
+        assert connection._transport is not None
+        assert connection._transport.get_extra_info("peercert") == {}  # four kilobytes of each connection otherwise
         await asyncio.to_thread(dovecot.deliver, mail("one"))
         await told.until(lambda: told.mails, "it is told of")
     assert told.subjects == ["one"]

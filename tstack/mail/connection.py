@@ -92,6 +92,7 @@ class ImapConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        _forget_certificate(transport)
         _watch_over(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
@@ -231,6 +232,8 @@ class ImapConnection(asyncio.Protocol):
             )
         except (ssl.SSLError, OSError) as error:
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
+        assert transport is not None
+        _forget_certificate(transport)
         self._transport = transport
         self.secure = True
 
@@ -293,6 +296,14 @@ class ImapConnection(asyncio.Protocol):
 def _system_context() -> ssl.SSLContext:
     """Whom this system believes; one for all, since each holds some hundred certificates."""
     return ssl.create_default_context()
+
+
+def _forget_certificate(transport: asyncio.BaseTransport) -> None:
+    """Both event loops keep what the server's certificate says for as long as the connection lasts: four kilobytes of names
+    that nobody asks for, since it has been checked."""
+    certificate = transport.get_extra_info("peercert")
+    if certificate:
+        certificate.clear()
 
 
 def _watch_over(sock: socket.socket | None) -> None:

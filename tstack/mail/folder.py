@@ -113,7 +113,7 @@ class Ears:
         """Messages in the open folder, as far as that is known."""
         self.search: list[Search] = []
         self.fetched: dict[int, Fetch] = {}
-        self.changed: set[bytes] = set()
+        self.changed: dict[bytes, None] = {}
         """Folders that are not open of which the server told."""
 
 

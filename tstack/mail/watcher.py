@@ -148,6 +148,7 @@ class Watcher:
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
         self._terms: dict[str, tuple[Partner, Terms]] = {}
+        self._bares: dict[str, tuple[Connection, Connection]] = {}
         self._dirty: dict[str, None] = {}
         self._all = False
         self._shares: Mapping[str, str] | None = None
@@ -362,8 +363,16 @@ class Watcher:
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
         mine = (user.connected_at, user.login, user.email, user.folders, self._raw_limit(user), user.parked)
         connection = self._connection(user)
-        theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
+        theirs = None if connection is None else self._bare(connection)
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
+
+    def _bare(self, connection: Connection) -> Connection:
+        """A connection without what changes nothing for its mailboxes: one for all of them."""
+        path = f"{connection.partner}/{connection.provider}"
+        known = self._bares.get(path)
+        if known is None or known[0] is not connection:
+            known = self._bares[path] = (connection, replace(connection, changed="", revision=0, other={}))
+        return known[1]
 
     def _raw_limit(self, user: User) -> int:
         partner = self.partners.values.get(user.partner)
@@ -406,7 +415,7 @@ class Watcher:
         """Own the mailbox; False when somebody else does."""
         while not box.token:
             try:
-                token = await self.membership.claim(box.path, owner.item if owner else None)
+                token = await self.membership.claim(box.path, owner.revision if owner else 0)
                 if token is None:
                     return False
                 box.token = token
