@@ -37,8 +37,8 @@ WORDS = "a path that is cut without a word, noticed at worst"
 
 def cut(folder: Path, quick: bool) -> Iterator[Figure]:
     """See the module. A look only makes the network and cuts it: a minute's silence is what the kernel waits for."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        yield Figure(WORDS, None, "s", "network namespaces need root and `ip`", most=120)
+    if reason := _impossible():
+        yield Figure(WORDS, None, "s", reason, most=120)
         yield from () if quick else _hung(folder)
         return
     with namespaces() as (here, router, there):
@@ -54,6 +54,18 @@ def cut(folder: Path, quick: bool) -> Iterator[Figure]:
     note = f"{len(seconds)} TLS mailboxes in IDLE; the first after {min(seconds):.0f} s"
     yield Figure(WORDS, max(seconds), "s", note, most=120)
     yield from hung
+
+
+def _impossible() -> str:
+    """Why there can be no network namespaces; blank: there can."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return "network namespaces need root and `ip`"
+    name = f"tstack-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return f"network namespaces cannot be made here: {made.stderr.strip()}"
+    _ip("netns", "delete", name)
+    return ""
 
 
 def within(namespace: str) -> list[str]:

@@ -84,11 +84,11 @@ class Run:
         machine, ours = machine_seconds(), self._site.cpu()
         self._late = self._site.server.push(rate, count)
         self.pushed_in = time.monotonic() - began
-        wait(lambda: self._listener.count >= count, "every mail is told of", 120.0)
+        wait(lambda: self._listener.count >= count, "every mail is told of")
         self.cpu = (cpu(self._watcher) - before) / count
         others = machine_seconds() - machine - (self._site.cpu() - ours)
         self.elsewhere = max(0.0, others / ((time.monotonic() - began) * (os.cpu_count() or 1)))
-        wait(lambda: len(self._listener.mails()) == count, "every mail is told of", 120.0, 0.5)
+        wait(lambda: len(self._listener.mails()) == count, "every mail is told of", pause=0.5)
         times = self._listener.mails()
         self.count = count
         self.rate = count / (

@@ -37,10 +37,10 @@ def test_every_mail_is_told_of_and_timed(tmp_path: Path) -> None:
 
 def test_the_network_that_is_cut_is_silent_then(tmp_path: Path) -> None:
     (figure,) = mail_cut.cut(tmp_path, quick=True)
-    if os.geteuid() == 0:
-        assert (figure.value or 0.0) >= 2.0
-    else:
-        assert "root" in figure.note
+    if figure.value is None:
+        assert "network namespaces" in figure.note
+        pytest.skip(figure.note)
+    assert figure.value >= 2.0
 
 
 def test_a_killed_watcher_and_a_new_one_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
