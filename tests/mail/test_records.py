@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,11 @@ async def test_two_changes_at_once_are_both_made(store: Store) -> None:
     user = await admin.get_user(store, BOB)
     assert (user.email, user.archived, user.reason) == ("other@example.org", True, "why")
     assert await admin.change_user(store, BOB, lambda user: user) == user  # nothing changes: nothing is written
+
+
+def test_a_record_holds_no_more_than_what_it_says() -> None:
+    data = User("acme", "WORK", "bob", login="bob", created="2026-11-21T00:00:00Z").to_json()
+    assert sys.getsizeof(User.from_json("acme/WORK/bob", data).other) == sys.getsizeof({})
 
 
 async def test_fields_that_we_do_not_know_stay(store: Store) -> None:

@@ -460,3 +460,19 @@ def test_two_on_one_data_directory(tmp_path: Path) -> None:
     assert (tmp_path / "tmail.password").stat().st_mode & 0o777 == 0o600
     page = run([*command("tuser"), "list", f"-data-dir={tmp_path}"])
     assert "+/mail/#" in page.stdout
+
+
+def test_a_watcher_has_as_many_open_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    """Each mailbox is a connection, and the 1024 that a process begins with are a tenth of what it shall watch."""
+    flags = [
+        f"-data-dir={tmp_path}",
+        f"-certs-dir={tmp_path}",
+        "-mqtturl=mqtt://127.0.0.1:1",
+        "-mailadmin=",
+        "-mailapi=",
+    ]
+    with Running(["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *command("tmail"), *flags]) as running:
+        running.wait_for("tmail is up")
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+    soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+    assert soft == hard

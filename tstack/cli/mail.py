@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tstack import service
+from tstack.broker import collector
 from tstack.cli import mail_partners as partners
 from tstack.cli import mail_run
 from tstack.cli import mail_users as users
@@ -176,7 +177,9 @@ async def _serve(life: service.Life, values: Values) -> int:
         mqtt = await mail_run.given_options(store, values)
         keeper = await parts.enter_async_context(kept_mails(values, served=bool(values[declared.MAIL_API])))
         station = mail_run.station(store, values, mqtt, life.stop, keeper)
-        await station.start(values[declared.STORE_WAIT])
+        service.open_files()
+        with collector.held_back():
+            await station.start(values[declared.STORE_WAIT])
         try:
             where = " ".join(f"http://{address}" for address in station.addresses)
             api = " ".join(station.api.urls)

@@ -318,7 +318,7 @@ MAIL_WEIGHT = Setting(
     "weight", "TMAIL_WEIGHT", integer(1, 1000), "10", "this process's share of the mailboxes beside that of others"
 )
 MAIL_LEASE = Setting(
-    "mail-lease", "TMAIL_LEASE", seconds, "30s", "time after which the mailboxes of a watcher that is gone go to others"
+    "mail-lease", "TMAIL_LEASE", seconds, "15s", "time after which the mailboxes of a watcher that is gone go to others"
 )
 MAIL_CA_FILE = Setting(
     "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"

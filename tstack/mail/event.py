@@ -121,10 +121,12 @@ def rfc3339(when: datetime, milliseconds: bool = False) -> str:
 def received(mail: Mail) -> bytes:
     """The event of a new mail, of at most `MAX_EVENT` bytes: what does not fit is left out, and `truncated` says so."""
     event = _encode(_event(mail, truncated=False))
+    if len(event) <= MAX_EVENT:
+        return event
     for smaller in _smaller(mail):
+        event = _encode(_event(smaller, truncated=True))
         if len(event) <= MAX_EVENT:
             break
-        event = _encode(_event(smaller, truncated=True))
     return event
 
 
@@ -212,8 +214,11 @@ def _people(addresses: tuple[Address, ...]) -> list[dict[str, str | None]]:
     return [one.to_json() for one in addresses]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _encode(event: Mapping[str, object]) -> bytes:
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return _JSON.encode(event).encode("utf-8")
 
 
 # -- the original's payload -----------------------------------------------------------------------------------------------

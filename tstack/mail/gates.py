@@ -18,13 +18,31 @@ FAILURE_WINDOW = 600.0
 """Seconds in which a host's wrong passwords are counted."""
 
 
+class Place:
+    """One of a host's connections while the block lasts. One for all who have one, since they are in it most of the time."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def __aenter__(self) -> None:
+        await self._gate.places.acquire()
+        self._gate.open += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.open -= 1
+        self._gate.places.release()
+
+
 class Gate:
     """The way to one host."""
 
     def __init__(self, quirks: Quirks, clock: Callable[[], float] = time.monotonic) -> None:
         self.quirks = quirks
         self._clock = clock
-        self._places = asyncio.Semaphore(quirks.connections)
+        self.places = asyncio.Semaphore(quirks.connections)
+        self._place = Place(self)
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
         self._next_login = 0.0
@@ -33,15 +51,9 @@ class Gate:
         self.open = 0
         """Connections that there are."""
 
-    @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    def place(self) -> Place:
         """One of the host's connections, waited for."""
-        async with self._places:
-            self.open += 1
-            try:
-                yield
-            finally:
-                self.open -= 1
+        return self._place
 
     @contextlib.asynccontextmanager
     async def login(self, proven: bool) -> AsyncIterator[None]:

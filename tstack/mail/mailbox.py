@@ -18,7 +18,6 @@ import logging
 import random  # noqa: TID251 - jitter spreads mailboxes out in time; nobody gains from guessing it
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,20 +106,20 @@ class Watch:
         ]
         known = any(marks)  # the events of the mailbox itself are of no folder: ""
         self._since = datetime.now(UTC) if known or account.since is None else account.since
-        self._by_wire_name = {folder.wire_name: folder for folder in self._folders}
         self._gate = gate
         self._context = context
         self._on_condition = on_condition
         self._clock = clock
         self._backoff = Backoff(most=gate.quirks.retry_most, stable=gate.quirks.stable)
         self._ears = Ears()
-        self._sweeps: deque[Sweep] = deque(maxlen=MAX_FOLDERS)
+        self._sweeps: list[Sweep] = []  # no deque, and no Event: these have 600 bytes each, and we are many
         self._sweep_pause = 0.0
         self._proven = False
         self._no_idle = False
         self._vain = 0
         self._poll = gate.quirks.poll
-        self._again = asyncio.Event()
+        self._called = False
+        self._alarm: asyncio.Event | None = None
         self._connection: ImapConnection | None = None
         self.condition = Condition("connecting")
         self.told = 0
@@ -148,7 +147,7 @@ class Watch:
     def sweep(self, since: datetime | None) -> None:
         """Tell again of the mails that are there already, since a day or from the beginning, beside what is new."""
         if all(sweep.since != since for sweep in self._sweeps):
-            self._sweeps.append(Sweep(since))
+            self._sweeps = [*self._sweeps, Sweep(since)][-MAX_FOLDERS:]
         self._wake()
 
     @property
@@ -204,7 +203,7 @@ class Watch:
             if self._sweeps:
                 await self._go_on_with(self._sweeps[0], connection)
             if self._vain >= VAIN:
-                await connection.rest(quirks.pause, self._again.is_set)
+                await connection.rest(quirks.pause, lambda: self._called)
         await connection.close()
         return 0.0
 
@@ -252,13 +251,13 @@ class Watch:
     def _hear(self, response: Response) -> None:
         hear(self._ears, response)
         if isinstance(response, FolderStatus):
-            folder = self._by_wire_name.get(response.name)
+            folder = next((one for one in self._folders if one.wire_name == response.name), None)
             mark = folder.mark if folder else None
             if mark is not None and response.items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
-                self._ears.changed.add(response.name)
+                self._ears.changed[response.name] = None
 
     def _news(self) -> bool:
-        return self._ears.dirty or bool(self._ears.changed) or self._again.is_set()
+        return self._ears.dirty or bool(self._ears.changed) or self._called
 
     async def _wait(self, connection: ImapConnection, most: float) -> bool:
         """Until there is news, or it is time to look all the same; is it before that time?"""
@@ -287,7 +286,7 @@ class Watch:
 
     async def _look(self, connection: ImapConnection, *, everywhere: bool) -> int:
         """The open folder, by UID; the others where there is a reason to. How many mails were told of."""
-        self._again.clear()
+        self._called = False
         first = self._folders[0]
         self._ears.dirty = True
         told = await first.look(connection, self._ears)
@@ -315,7 +314,7 @@ class Watch:
             if told is not None:
                 break
         else:
-            self._sweeps.popleft()
+            del self._sweeps[0]
         if folder is not first:
             await first.select(connection, self._ears)
             self.told += await first.look(connection, self._ears)
@@ -356,13 +355,17 @@ class Watch:
 
     def _wake(self) -> None:
         """End what it waits for: the next try, or news."""
-        self._again.set()
+        self._called = True
+        if self._alarm is not None:
+            self._alarm.set()
         if self._connection is not None:
             self._connection.wake()
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for the next try, or for somebody who wants it now."""
-        self._again.clear()
+        self._called = False
+        self._alarm = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._again.wait()
+                await self._alarm.wait()
+        self._alarm = None

@@ -35,7 +35,7 @@ class Ears:
         self.found: list[tuple[int, int]] | None = None
         """What a search that is under way has found, as ranges; None: there is no search, and nothing is kept."""
         self.fetched: dict[int, Fetch] = {}
-        self.changed: set[bytes] = set()
+        self.changed: dict[bytes, None] = {}
         """Folders that are not open of which the server told."""
 
 

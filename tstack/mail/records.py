@@ -356,11 +356,14 @@ def _read(data: bytes, fields: _Fields) -> tuple[dict[str, Any], dict[str, objec
     if not isinstance(rest, dict):
         raise ValueError("it is not a JSON object")
     known: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for name, (label, kind) in fields.items():
         value = rest.pop(label, None)
+        if isinstance(value, str):
+            value = texts.setdefault(value, value)  # three or four of the times are mostly the same
         if value is not None:
             known[name] = _checked(label, kind, value)
-    return known, rest
+    return known, dict(rest)  # a copy: one that things were taken out of stays as large as it was
 
 
 def _checked(label: str, kind: type, value: object) -> object:

@@ -149,6 +149,7 @@ class Watcher:
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
         self._terms: dict[str, tuple[Partner, Terms]] = {}
+        self._bares: dict[str, tuple[Connection, Connection]] = {}
         self._dirty: dict[str, None] = {}
         self._all = False
         self._shares: Mapping[str, str] | None = None
@@ -366,11 +367,18 @@ class Watcher:
         limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
         mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
-        theirs = None
-        if connection is not None:  # but for how tracers go out
-            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
-            theirs = replace(connection, changed="", revision=0, other={}, settings=read_by)
+        theirs = None if connection is None else self._bare(connection)
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
+
+    def _bare(self, connection: Connection) -> Connection:
+        """A connection without what changes nothing for its mailboxes, such as how tracers go out: one for all of them."""
+        path = f"{connection.partner}/{connection.provider}"
+        known = self._bares.get(path)
+        if known is None or known[0] is not connection:
+            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
+            bare = replace(connection, changed="", revision=0, other={}, settings=read_by)
+            known = self._bares[path] = (connection, bare)
+        return known[1]
 
     def _raw_limit(self, user: User) -> int:
         partner = self.partners.values.get(user.partner)
@@ -414,7 +422,7 @@ class Watcher:
         """Own the mailbox; False when somebody else does."""
         while not box.token:
             box.asked = True
-            claim = asyncio.create_task(self.membership.claim(box.path, owner.item if owner else None))
+            claim = asyncio.create_task(self.membership.claim(box.path, owner.revision if owner else 0))
             try:
                 try:
                     token = await asyncio.shield(claim)
