@@ -323,3 +323,13 @@ async def _told_of_one(server: ChaosImap, told: Told) -> None:
     subject = server.mailboxes.send("bob")
     await told.until(lambda: told.mails, "its mail is told of")
     assert told.subjects == [subject]
+
+
+@pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "."])
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+async def test_a_host_name_that_is_none_is_a_server_that_is_not_there(host: str, tls: Tls) -> None:
+    told = Told()
+    account = Account(BOX, Where(host, 993, tls), Password())
+    async with watched(993, told, account=account):
+        await told.until(lambda: told.state == "unavailable", "the state says so")
+    assert told.conditions[-1].reason == f"{host}:993: that is no host name"

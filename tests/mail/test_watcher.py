@@ -28,7 +28,7 @@ from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
 from tstack.mail.event import Mailbox
-from tstack.mail.mailbox import Condition
+from tstack.mail.mailbox import Account, Condition
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
@@ -459,3 +459,33 @@ def test_two_on_one_data_directory(tmp_path: Path) -> None:
     assert (tmp_path / "tmail.password").stat().st_mode & 0o777 == 0o600
     page = run([*command("tuser"), "list", f"-data-dir={tmp_path}"])
     assert "+/mail/#" in page.stdout
+
+
+async def test_what_nobody_has_foreseen_costs_one_mailbox_some_time_and_no_other_anything(
+    tmp_path: Path, dovecot: Dovecot, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = [User("acme", "WORK", name, login=name) for name in ("odd", "even")]
+    odd, even = (user.mailbox.path for user in users)
+    async with lonely(tmp_path, dovecot, users, dovecot.password) as one:
+        sound = one.watcher._login
+        tries = 0
+
+        def login(user: User, connection: Connection) -> Account:
+            nonlocal tries
+            if user.tag == "odd":
+                tries += 1
+                raise ZeroDivisionError("a defect")
+            return sound(user, connection)
+
+        one.watcher._login = login
+        await until(lambda: tries == 2, "it is tried again")
+        box = one.watcher.boxes[odd]
+        await until(lambda: (box.condition.next_try or 0) > 5, "after a longer time")
+        assert box.condition.state == "unavailable"
+        assert "an unforeseen error (ZeroDivisionError)" in box.condition.reason
+        await until(lambda: one.state(even) == "connected", "the other one is watched")
+        said = [record for record in caplog.records if record.exc_info]
+        assert [record.getMessage() for record in said] == [f"mailbox {odd}: an unforeseen error"]
+        one.watcher._login = sound
+        await admin.set_secret(one.store, SEALER, users[0].mailbox, dovecot.password)
+        await until(lambda: one.state(odd) == "connected", "a change of its record has it tried at once")

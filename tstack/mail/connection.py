@@ -204,6 +204,8 @@ class ImapConnection(asyncio.Protocol):
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
         except OSError as error:
             raise Lost("connect", f"{where}: {error.strerror or error}") from None
+        except ValueError:  # UnicodeError is one: what no resolver can be asked for
+            raise Lost("connect", f"{where}: that is no host name") from None
         self.secure = first is not None
         await self._wait(lambda: self._session.state != "greeting", self._deadlines.connect)
         if self._bye is not None:
@@ -229,7 +231,7 @@ class ImapConnection(asyncio.Protocol):
             transport = await asyncio.get_running_loop().start_tls(
                 self._transport, self, context or _system_context(), server_hostname=where.host
             )
-        except (ssl.SSLError, OSError) as error:
+        except (OSError, ValueError) as error:
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
         self._transport = transport
         self.secure = True

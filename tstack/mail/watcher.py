@@ -39,7 +39,7 @@ from tstack.mail.assignment import (
     owner_of,
     shares,
 )
-from tstack.mail.backoff import PARKED
+from tstack.mail.backoff import PARKED, Backoff
 from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
 from tstack.mail.event import Mailbox
@@ -82,6 +82,9 @@ ORIGINAL_RAW = 1 << 20
 SETTLE = 0.1
 """Seconds from a change of the watchers to a new look at all mailboxes."""
 
+AFTER_DEFECT = 60.0
+"""Seconds until a mailbox that could not even be given back is begun with again."""
+
 _POLL = 0.05  # seconds between two looks whether everything of a mailbox is published
 _RETRY = 2.0  # seconds until what the store could not do is tried again
 
@@ -117,6 +120,9 @@ class Box:
     watch: Watch | None = None
     condition: Condition = field(default_factory=lambda: Condition("connecting"))
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    backoff: Backoff = field(default_factory=Backoff)
+    fault: str = ""
+    """The unforeseen error that it met last."""
     ending: bool = False
     lost: bool = False
     again: bool = False
@@ -381,12 +387,15 @@ class Watcher:
 
     async def _tend(self, box: Box, owner: Owner | None) -> None:
         """Claim a mailbox, watch it until it is to end, and give it back."""
+        wait = 0.0
         try:
             await self._start_slowly()
-            while await self._claim(box, owner):
+            while True:
                 try:
-                    # not the watch's own marks: those may be ahead of what the outbox has
-                    await self._watch(box, await self.checkpoints.resume(box.path))
+                    await asyncio.sleep(wait)
+                    if await self._claim(box, owner):
+                        # not the watch's own marks: those may be ahead of what the outbox has
+                        await self._watch(box, await self.checkpoints.resume(box.path))
                     break
                 except asyncio.CancelledError:
                     box.watch = None
@@ -396,14 +405,30 @@ class Watcher:
                     box.again = False
                     while task.cancelling():
                         task.uncancel()
+                    wait = 0.0
                 except Failure as failure:
                     log.error("mailbox %s: %s", clean(box.path), clean(failure.message))
-                    await asyncio.sleep(_RETRY)
+                    wait = _RETRY
+                except Exception as error:  # noqa: BLE001 - a defect costs this mailbox time, and no other anything
+                    wait = self._unforeseen(box, error)
         except asyncio.CancelledError:
             pass  # before there was anything
         finally:
             box.ending = True
             await self._leave(box)
+
+    def _unforeseen(self, box: Box, error: Exception) -> float:
+        """An error that nobody has thought of: the seconds until the mailbox is tried again. It is logged with its traceback,
+        once for as long as it stays the same."""
+        box.watch = None
+        fault = f"{type(error).__name__}: {error}"
+        if fault != box.fault:
+            log.error("mailbox %s: an unforeseen error", clean(box.path), exc_info=error)
+        box.fault = fault
+        wait = box.backoff.failed(time.monotonic())
+        reason = f"an unforeseen error ({type(error).__name__}), which the log of the watcher tells more of"
+        self._is(box, MailSink(self.outbox, box.user.mailbox, Terms), Condition("unavailable", reason, wait))
+        return wait
 
     async def _start_slowly(self) -> None:
         async with self._turn:
@@ -474,6 +499,8 @@ class Watcher:
         """A mailbox is in another condition: tell its partner, and remember what must outlive us."""
         box.condition, box.since = condition, datetime.now(UTC)
         self.events[condition.state] += 1
+        if condition.state == "connected":
+            box.backoff.connected(time.monotonic())
         sink.condition(condition)
         user = box.user
         if condition.state == "parked" and not user.parked:
@@ -510,7 +537,10 @@ class Watcher:
     def _left(self, box: Box) -> None:
         self.checkpoints.release(box.path)
         self.boxes.pop(box.path, None)
-        self._touched(box.path, None, None)
+        if box.task is not None and not box.task.cancelled() and box.task.exception() is not None:
+            asyncio.get_running_loop().call_later(AFTER_DEFECT, self._touched, box.path, None, None)
+        else:
+            self._touched(box.path, None, None)
 
     async def _give_back(self, box: Box) -> None:
         user = self.users.values.get(box.path)
