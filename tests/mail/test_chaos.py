@@ -33,8 +33,8 @@ from tstack.testing.imapcommands import Command as ImapCommand
 from tstack.testing.mailboxes import simple_mail
 
 QUICK = Quirks(
-    renew=0.3, poll=0.1, poll_most=0.2, logins=1000.0, failures=1000, retry_most=0.02, stable=0.5, pause=0.2,
-    deadlines=Deadlines(connect=0.3, command=0.3, done=0.3, logout=0.3),
+    renew=0.3, poll=0.1, poll_most=0.2, logins=1000.0, first_logins=1000.0, failures=1000, retry_most=0.02, stable=0.5,
+    pause=0.2, deadlines=Deadlines(connect=0.3, command=0.3, done=0.3, logout=0.3),
 )  # fmt: skip
 
 PATIENT = replace(QUICK, deadlines=Deadlines())
@@ -224,6 +224,45 @@ async def test_pitfall_19_the_budget_of_a_host_holds_for_all_of_its_mailboxes() 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert 1 <= server.refused <= 4
+
+
+async def test_who_was_connected_before_does_not_wait_for_those_with_stale_passwords() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        gate = Gate(replace(PATIENT, failures=1))
+        gate.refused()
+        where = Where("127.0.0.1", server.port, "none")
+        new, old = (Account(BOX, where, Password(), renewed=renewed) for renewed in (True, False))
+        waits = Told()
+        tasks = [
+            asyncio.create_task(Watch(account, told.marks, one, gate, None, one.condition).run())
+            for account, one in ((new, waits), (old, told))
+        ]
+        await waits.until(lambda: waits.state == "throttled", "new credentials wait, and say why")
+        await told.until(lambda: told.state == "connected", "the others do not")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert [condition.state for condition in waits.conditions] == ["connecting", "throttled"]
+
+
+async def test_who_waits_for_a_connection_says_so() -> None:
+    async with ChaosImap() as server:
+        gate = Gate(replace(PATIENT, connections=1), host="imap.example.org")
+        account = Account(BOX, Where("127.0.0.1", server.port, "none"), Password())
+        first, second = Told(), Told()
+        tasks = [
+            asyncio.create_task(Watch(account, {}, told, gate, None, told.condition).run()) for told in (first, second)
+        ]
+        await first.until(lambda: first.state == "connected", "there is room for one")
+        await second.until(lambda: second.state == "throttled", "the other waits")
+        assert "imap.example.org has 1 connections of us" in second.conditions[-1].reason
+        tasks[0].cancel()
+        await second.until(lambda: second.state == "connected", "the one makes room for the other")
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        states = [condition.state for condition in second.conditions]
+        assert states == ["connecting", "throttled", "connecting", "connected"]
 
 
 # -- looks in vain --------------------------------------------------------------------------------------------------------

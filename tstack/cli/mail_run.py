@@ -14,6 +14,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import Sealer, ensure_sealer
 from tstack.mail import service_user
 from tstack.mail.blobs import Keeper
+from tstack.mail.quirks import Quirks
 from tstack.mail.station import Options, Station
 from tstack.store.interface import Store
 
@@ -51,6 +52,9 @@ def station_options(values: Values) -> Options:
         weight=float(values[declared.MAIL_WEIGHT]),
         ttl=max(1.0, values[declared.MAIL_LEASE]),
         context=mail_context(values),
+        unknown=Quirks(
+            connections=values[declared.MAIL_HOST_CONNECTIONS], logins=float(values[declared.MAIL_HOST_LOGINS])
+        ),
         api=mail_api.options(values),
     )
 

@@ -75,6 +75,8 @@ class Account:
     """Mails up to so many bytes are fetched whole."""
     since: datetime | None = None
     """Mails are new since then, in a mailbox that nobody has looked at; None: since now."""
+    renewed: bool = False
+    """Its credentials are new since it was watched last: that it was read before is no sign that they are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Watch:
         self._ears = Ears()
         self._sweeps: deque[Sweep] = deque(maxlen=MAX_FOLDERS)
         self._sweep_pause = 0.0
-        self._proven = False
+        self._proven = not account.renewed and any(mark.uid_next for folder, mark in marks.items() if folder)
         self._no_idle = False
         self._vain = 0
         self._poll = gate.quirks.poll
@@ -128,6 +130,7 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._on_condition(self.condition)
         for folder in self._folders:
             await folder.expect(self._since)
         try:
@@ -165,10 +168,10 @@ class Watch:
 
     async def _once(self) -> float:
         """One connection, from its beginning to its end; the seconds until the next."""
-        if self.condition.state != "connected":
-            self._is(Condition("connecting", next_try=0.0))
         try:
-            async with self._gate.place():
+            async with self._gate.place(self._waits):
+                if self.condition.state != "connected":
+                    self._is(Condition("connecting", next_try=0.0))
                 return await self._session()
         except Refused as refused:
             return self._failed(classify(refused.status))
@@ -212,7 +215,9 @@ class Watch:
         """Connect and log in (`_connection`); the seconds to wait when that was refused, else None."""
         credentials = self.account.credentials
         for fresh in (False, True):
-            async with self._gate.login(self._proven):
+            async with self._gate.login(self._proven, self._waits):
+                if self.condition.state != "connected":
+                    self._is(Condition("connecting", next_try=0.0))
                 if self._connection is not None:
                     self._connection.abort()
                 connection = self._connection = ImapConnection(self._hear, deadlines=self._gate.quirks.deadlines)
@@ -359,6 +364,10 @@ class Watch:
         self._again.set()
         if self._connection is not None:
             self._connection.wake()
+
+    def _waits(self, reason: str) -> None:
+        """The host lets no more of us in at the moment."""
+        self._is(Condition("throttled", reason))
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for the next try, or for somebody who wants it now."""

@@ -33,6 +33,7 @@ from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
+from tstack.mail.quirks import UNKNOWN, Quirks
 from tstack.mail.watcher import STARTS, Watcher
 from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.webhook import Forwarder, NotKnown, Target
@@ -55,6 +56,8 @@ class Options:
     ttl: float = TTL
     starts: float = STARTS
     context: ssl.SSLContext | None = None
+    unknown: Quirks = UNKNOWN
+    """How mail servers are treated of which nothing is known."""
     api: front.Options = field(default_factory=front.Options)
 
 
@@ -85,7 +88,7 @@ class Station:
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(
             store, self.outbox, sealer, logins.account,
-            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
+            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper, options.unknown),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
         self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)

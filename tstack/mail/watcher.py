@@ -47,6 +47,7 @@ from tstack.mail.folder import Mark
 from tstack.mail.gates import Gates
 from tstack.mail.mailbox import Account, Condition, Watch
 from tstack.mail.outbox import Outbox
+from tstack.mail.quirks import UNKNOWN, Quirks, quirks_of
 from tstack.mail.records import (
     CONNECTION_PREFIX,
     PARTNER_PREFIX,
@@ -66,8 +67,8 @@ log = logging.getLogger("tstack.mail")
 ASK_PREFIX = "/mail/ask/"
 """What a mailbox's owner is asked to do once (`sweep`), by the mailbox's path."""
 
-STARTS = 100.0
-"""Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
+STARTS = 200.0
+"""Mailboxes that begin a second, as many as log in at one host (`Quirks.logins`): ten thousand within a minute, no stampede."""
 
 HAND_OVER = 60.0
 """Seconds that the broker has to take what was found of a mailbox that moves: after them it is told of twice, which is better
@@ -103,6 +104,8 @@ class Options:
     """For mail servers; None: the system's authorities are trusted."""
     keeper: Keeper | None = None
     """Where whole mails are kept; None: there is no place for them."""
+    unknown: Quirks = UNKNOWN
+    """How mail servers are treated of which nothing is known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +123,8 @@ class Box:
     watch: Watch | None = None
     condition: Condition = field(default_factory=lambda: Condition("connecting"))
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    renewed: bool = False
+    """Has it got credentials with which it has not been connected yet?"""
     backoff: Backoff = field(default_factory=Backoff)
     fault: str = ""
     """The unforeseen error that it met last."""
@@ -136,7 +141,7 @@ class Watcher:
     ) -> None:
         self.options = options
         self.outbox = outbox
-        self.gates = gates or Gates()
+        self.gates = gates or Gates(lambda host: quirks_of(host, options.unknown))
         self._store = store
         self._sealer = sealer
         self._login = login
@@ -351,6 +356,7 @@ class Watcher:
             user, parked="", reason="", revision=0, changed=""
         )
         box.basis = basis
+        box.renewed = box.renewed or before.connected_at != user.connected_at
         if unparked and not user.parked and box.condition.state == "connected":
             return  # by ourselves
         box.connection = self._connection(user)
@@ -488,7 +494,8 @@ class Watcher:
             on_condition(Condition("unavailable", failure.message, None))
             await asyncio.get_running_loop().create_future()  # until somebody has changed what is wrong
             return
-        account = replace(account, raw_limit=self._raw_limit(user))
+        renewed = box.renewed or bool(user.parked)
+        account = replace(account, raw_limit=self._raw_limit(user), renewed=renewed)
         gate = self.gates[account.where.host]
         box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None:
@@ -500,6 +507,7 @@ class Watcher:
         box.condition, box.since = condition, datetime.now(UTC)
         self.events[condition.state] += 1
         if condition.state == "connected":
+            box.renewed = False
             box.backoff.connected(time.monotonic())
         sink.condition(condition)
         user = box.user
