@@ -289,6 +289,93 @@ async def test_a_server_that_calls_for_nothing_does_not_keep_us_busy(name: str) 
         assert told.subjects == [subject]
 
 
+# -- folders beside the first ---------------------------------------------------------------------------------------------
+
+
+class Silent(Script):
+    """Takes NOTIFY, and tells of nothing by it; at the first IDLE it says, if at all, that it has had too much."""
+
+    def __init__(self, choose: Random, *words: str) -> None:
+        super().__init__(choose)
+        self._words = list(words)
+        self.notify: list[bytes] = []
+
+    async def run(self, talk: Conversation, command: ImapCommand) -> None:
+        if command.name == "NOTIFY":
+            self.notify.append(repr(command.arguments).encode())
+            talk.ok(command)
+        else:
+            await talk.perform(command)
+
+    async def idle(self, talk: Conversation) -> None:
+        while self._words:
+            talk.untagged(self._words.pop())
+        await talk.done()
+
+
+@contextlib.asynccontextmanager
+async def silent(*words: str) -> AsyncIterator[tuple[ChaosImap, Told, Silent]]:
+    """A mailbox of two folders, on a server that is silent about the second."""
+    script = Silent(Random(0), *words)
+    async with ChaosImap() as server:
+        server.mailboxes["bob"].folder(b"Alerts")
+        server._first = lambda number: script  # type: ignore[method-assign]
+        told = Told()
+        async with watched(server.port, told, folders=("INBOX", "Alerts"), quirks=PATIENT):
+            await told.until(lambda: told.state == "connected", "it connects")
+            yield server, told, script
+        assert server.connections == 1
+
+
+async def test_pitfall_2_and_5_a_folder_of_which_a_server_forgets_to_tell_is_looked_at_all_the_same() -> None:
+    async with silent() as (server, told, script):
+        for number in range(3):
+            server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(number), push=False)
+            await told.until(lambda: len(told.mails) > number, "it is told of")  # noqa: B023 - waited for here
+        assert len(script.notify) == 1
+
+
+async def test_a_server_that_has_had_too_much_of_notify_is_asked_for_less() -> None:
+    async with silent("OK [NOTIFICATIONOVERFLOW] enough") as (server, told, script):
+        server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(1), push=False)
+        await told.until(lambda: told.mails, "it is told of")
+        async with asyncio.timeout(PATIENCE):
+            while len(script.notify) < 2:
+                await asyncio.sleep(0)
+        assert [b"Alerts" in one for one in script.notify] == [True, False]
+        server.mailboxes.send("bob")
+        await told.until(lambda: len(told.mails) == 2, "the first folder's, too")
+
+
+async def test_without_its_second_folder_a_mailbox_is_watched_all_the_same_and_with_it_when_it_comes() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        server.mailboxes.send("bob")
+        async with watched(server.port, told, folders=("INBOX", "Alerts", "Old"), quirks=PATIENT) as watch:
+            await told.until(lambda: told.mails, "the first folder's mail is told of")
+            await told.until(lambda: told.state == "connected", "it is connected")
+            assert told.conditions[-1].reason.startswith(
+                "the folder Alerts is not watched: no such folder; the folder Old"
+            )
+            watch.sweep(None)
+            await told.until(lambda: "sweep" in {mail.origin for mail in told.mails}, "it is swept without them")
+            server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(7))
+            await told.until(lambda: "Alerts" in {mail.folder for mail in told.mails}, "its mail is told of, too")
+            await told.until(
+                lambda: told.conditions[-1].reason == "the folder Old is not watched: no such folder",
+                "the state says so",
+            )
+        assert server.connections == 2
+
+
+async def test_without_its_first_folder_a_mailbox_cannot_be_watched() -> None:
+    async with ChaosImap() as server:
+        told = Told()
+        async with watched(server.port, told, folders=("Old", "INBOX"), quirks=PATIENT):
+            await told.until(lambda: told.state == "unavailable", "the state says so")
+            assert told.conditions[-1].reason == "no such folder"
+
+
 # -- mails ----------------------------------------------------------------------------------------------------------------
 
 

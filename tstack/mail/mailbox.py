@@ -4,7 +4,7 @@ What is new is decided by UIDs (`folder.py`). EXISTS, at whatever time it comes,
 and a mailbox never waits while it is dirty. It waits by IDLE, which is renewed every few minutes, or by polling where there is
 no IDLE, or where it turns out that a server only says it has one. Each renewal looks by UID all the same: there are servers
 that forget to tell. Folders beside the first are told of by NOTIFY (RFC 5465) where a server has it, and asked for by STATUS at
-each renewal where not.
+each renewal all the same. A mailbox is watched without them when the server does not have them, and says so.
 
 An error ends the connection, never the mailbox: it comes back when its back-off says so. Three refusals of its credentials in a
 row park it. A session is ended by us before the server would (quirks), and the next begins at once, without an event.
@@ -32,7 +32,7 @@ from tstack.mail.folder import Folder, Mark, Sink, Sweep
 from tstack.mail.gates import Gate
 from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
-from tstack.mail.imap.responses import FolderStatus, Response
+from tstack.mail.imap.responses import FolderStatus, Response, Status
 from tstack.mail.reading import Ears, hear
 
 log = logging.getLogger("tstack.mail")
@@ -41,6 +41,9 @@ State = Literal["connecting", "connected", "auth_failed", "parked", "throttled",
 
 MAX_FOLDERS = 20
 """Folders of one mailbox."""
+
+MAX_REASON = 500
+"""Characters of the reason of a condition."""
 
 VAIN = 10
 """Looks in a row, each because the server called, that found nothing; after them we take our time (`Quirks.pause`)."""
@@ -120,6 +123,8 @@ class Watch:
         self._sweep_pause = 0.0
         self._proven = not account.renewed and any(mark.uid_next for folder, mark in marks.items() if folder)
         self._no_idle = False
+        self._notified = self._overflow = False
+        self._missing: dict[str, str] = {}
         self._vain = 0
         self._poll = gate.quirks.poll
         self._again = asyncio.Event()
@@ -197,12 +202,19 @@ class Watch:
         end = self._clock() + (quirks.oauth_session if self.account.credentials.oauth else quirks.session) * (
             0.9 + 0.1 * random.random()  # noqa: S311 - see the import
         )
-        notified = await self._notify(connection)  # first, so that nothing comes in between
+        self._overflow = False
+        self._notified = await self._notify(connection)  # first, so that nothing comes in between
         await self._catch_up(connection)
-        self._is(Condition("connected"))
+        self._is(self._connected)
+        looked = self._clock()
         while (left := end - self._clock()) > 0:
             early = await self._wait(connection, left)
-            told = await self._look(connection, everywhere=not notified)
+            if self._overflow:
+                await self._notify_of_less(connection)
+            due = not (early or self._sweeps) or self._clock() - looked >= quirks.renew
+            looked = self._clock() if due else looked
+            told = await self._look(connection, everywhere=due or not self._notified)
+            self._is(self._connected)
             self._vain = self._vain + 1 if early and not told else 0
             if self._sweeps:
                 await self._go_on_with(self._sweeps[0], connection)
@@ -238,8 +250,28 @@ class Watch:
     async def _catch_up(self, connection: ImapConnection) -> None:
         """Every folder, the first one last: it is the one that stays open."""
         for folder in reversed(self._folders):
+            if await self._open(connection, folder):
+                self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+
+    async def _open(self, connection: ImapConnection, folder: Folder) -> bool:
+        """Open a folder; False: the server does not let us, and it is none that the mailbox cannot be watched without."""
+        try:
             await folder.select(connection, self._ears)
-            self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+        except Refused as refused:
+            trouble = classify(refused.status).trouble
+            without = trouble == "gone" or (refused.status.condition == "NO" and trouble != "throttled")
+            if folder is self._folders[0] or refused.command != "EXAMINE" or not without:
+                raise
+            self._missing[folder.name] = refused.status.text
+            return False
+        self._missing.pop(folder.name, None)
+        return True
+
+    @property
+    def _connected(self) -> Condition:
+        """That it is, and what is missing."""
+        reasons = [f"the folder {name} is not watched: {text}" for name, text in sorted(self._missing.items())]
+        return Condition("connected", "; ".join(reasons)[:MAX_REASON])
 
     async def _notify(self, connection: ImapConnection) -> bool:
         """Have the server tell of the other folders too; does it?"""
@@ -252,10 +284,19 @@ class Watch:
         events = f"(selected (MessageNew MessageExpunge)) (mailboxes ({names}) (MessageNew MessageExpunge))"
         return (await connection.try_to(commands.notify(events))).condition == "OK"
 
+    async def _notify_of_less(self, connection: ImapConnection) -> None:
+        """The server has stopped to tell of anything (RFC 5465 5.8). Have it tell of the open folder at least; it is asked
+        about the others."""
+        log.info("%s says NOTIFICATIONOVERFLOW: other folders are asked for from now on", self.account.where)
+        self._overflow = self._notified = False
+        await connection.try_to(commands.notify("(selected (MessageNew MessageExpunge))"))
+
     # -- waiting and looking ------------------------------------------------------------------------------------------
 
     def _hear(self, response: Response) -> None:
         hear(self._ears, response)
+        if isinstance(response, Status) and response.code == "NOTIFICATIONOVERFLOW":
+            self._overflow = self._ears.dirty = True
         if isinstance(response, FolderStatus):
             folder = self._by_wire_name.get(response.name)
             mark = folder.mark if folder else None
@@ -301,8 +342,8 @@ class Watch:
         if everywhere:
             changed += await self._asked(connection, [folder for folder in self._folders[1:] if folder not in changed])
         for folder in changed:
-            await folder.select(connection, self._ears)
-            told += await folder.look(connection, self._ears)
+            if await self._open(connection, folder):
+                told += await folder.look(connection, self._ears)
         if changed:
             await first.select(connection, self._ears)
             told += await first.look(connection, self._ears)
@@ -314,8 +355,8 @@ class Watch:
         """The next mails of a sweep, a batch of one folder, so that new mail waits for no more than that."""
         first = self._folders[0]
         for folder in self._folders:
-            if folder is not first:
-                await folder.select(connection, self._ears)
+            if folder is not first and not await self._open(connection, folder):
+                continue
             told = await folder.sweep(connection, self._ears, sweep)
             if told is not None:
                 break
@@ -329,10 +370,13 @@ class Watch:
         self._sweep_pause = max(mails / quirks.sweep, size / quirks.sweep_bytes)
 
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
-        """Those of the folders that have something new, by STATUS."""
+        """Those of the folders that have something new, by STATUS; and those that were missing, and are there now."""
+        there = set()
         for folder in folders:
-            await connection.try_to(commands.status(folder.wire_name))
-        found = [folder for folder in folders if folder.wire_name in self._ears.changed]
+            if (await connection.try_to(commands.status(folder.wire_name))).condition == "OK":
+                there.add(folder.name)
+        missed = there & self._missing.keys()
+        found = [one for one in folders if one.wire_name in self._ears.changed or one.name in missed]
         self._ears.changed.clear()
         return found
 
@@ -350,7 +394,7 @@ class Watch:
         return self._try_again(state, reason, wait)
 
     def _try_again(self, state: State, reason: str, wait: float) -> float:
-        self._is(Condition(state, reason[:500], wait))
+        self._is(Condition(state, reason[:MAX_REASON], wait))
         return wait
 
     def _is(self, condition: Condition) -> None:
