@@ -52,7 +52,6 @@ def test_what_a_refusal_means(line: bytes, login: bool, trouble: Trouble, wait: 
     assert isinstance(status, Status)
     verdict = classify(status, login=login)
     assert (verdict.trouble, verdict.wait) == (trouble, wait)
-    assert verdict.text == status.text
 
 
 # -- back-off -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import functools
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from tstack.mail.imap.responses import Response, Status
 from tstack.mail.imap.session import Completed, Session
 from tstack.mail.imap.tokens import ImapError, Limits
 from tstack.mail.quirks import Deadlines
+from tstack.mail.unsaid import shown
 
 sslproto.SSLProtocol.max_size = 16 * 1024
 
@@ -48,10 +49,12 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The server answered a command with NO or BAD, or said BYE instead of anything else."""
+    """The server answered a command with NO or BAD, or said BYE instead of anything else. `said` are its words as others may
+    read them; those of `status` may hold one of `secrets`."""
 
-    def __init__(self, command: str, status: Status) -> None:
-        super().__init__(f"{command}: {status.condition} {status.text}")
+    def __init__(self, command: str, status: Status, secrets: Sequence[str] = ()) -> None:
+        self.said = shown(status.text, secrets)
+        super().__init__(f"{command}: {status.condition} {self.said}")
         self.command = command
         self.status = status
 
@@ -86,6 +89,7 @@ class ImapConnection(asyncio.Protocol):
         self._bye: Status | None = None
         self._error: Lost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._secrets: tuple[str, ...] = ()
         self.secure = False
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ class ImapConnection(asyncio.Protocol):
             await self.run(commands.simple("STARTTLS"), self._deadlines.connect)
         except Refused as refused:
             self.abort()
-            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.status.text[:200]}") from None
+            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.said}") from None
         assert self._transport is not None
         try:
             transport = await asyncio.get_running_loop().start_tls(
@@ -239,6 +243,7 @@ class ImapConnection(asyncio.Protocol):
     def _start(self, command: Command) -> None:
         self._check()
         self._completed = None
+        self._secrets = command.secrets or self._secrets
         try:
             self._session.start(command)
         except RuntimeError:
@@ -250,7 +255,7 @@ class ImapConnection(asyncio.Protocol):
         assert self._completed is not None
         status = self._completed.status
         if status.condition != "OK":
-            raise Refused(command.name, status)
+            raise Refused(command.name, status, self._secrets)
         return status
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
@@ -267,7 +272,7 @@ class ImapConnection(asyncio.Protocol):
             while not condition():
                 self._check()
                 if self._bye is not None:  # what is still owed to us will not come
-                    raise Refused("connection", self._bye)
+                    raise Refused("connection", self._bye, self._secrets)
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter
@@ -277,7 +282,7 @@ class ImapConnection(asyncio.Protocol):
     def _check(self) -> None:
         if self._error is not None:
             if self._bye is not None:
-                raise Refused("connection", self._bye)
+                raise Refused("connection", self._bye, self._secrets)
             raise self._error
 
     def _give_up(self, error: Lost) -> None:

@@ -179,7 +179,7 @@ class Watch:
                     self._is(Condition("connecting", next_try=0.0))
                 return await self._session()
         except Refused as refused:
-            return self._failed(classify(refused.status))
+            return self._failed(classify(refused.status), refused.said)
         except Lost as lost:
             state: State = "tls" if lost.kind == "tls" else "unavailable"
             return self._try_again(state, str(lost), self._backoff.failed(self._clock()))
@@ -239,13 +239,13 @@ class Watch:
                     await connection.run(await credentials.command(capabilities, self.account.where, fresh=fresh))
                     return None
                 except Refused as refused:
-                    verdict = classify(refused.status, login=True)
+                    verdict, said = classify(refused.status, login=True), refused.said
                     if verdict.trouble != "auth":
-                        return self._failed(verdict)
+                        return self._failed(verdict, said)
                     self._gate.refused()
             if not credentials.oauth:
                 break
-        return self._not_in(verdict.text, auth=True)
+        return self._not_in(said, auth=True)
 
     async def _catch_up(self, connection: ImapConnection) -> None:
         """Every folder, the first one last: it is the one that stays open."""
@@ -262,7 +262,7 @@ class Watch:
             without = trouble == "gone" or (refused.status.condition == "NO" and trouble != "throttled")
             if folder is self._folders[0] or refused.command != "EXAMINE" or not without:
                 raise
-            self._missing[folder.name] = refused.status.text
+            self._missing[folder.name] = refused.said
             return False
         self._missing.pop(folder.name, None)
         return True
@@ -382,10 +382,10 @@ class Watch:
 
     # -- when it goes wrong -------------------------------------------------------------------------------------------
 
-    def _failed(self, verdict: Verdict) -> float:
+    def _failed(self, verdict: Verdict, said: str) -> float:
         wait = self._backoff.failed(self._clock(), wait=verdict.wait)
         state: State = "throttled" if verdict.trouble == "throttled" else "unavailable"
-        return self._try_again(state, verdict.text, wait)
+        return self._try_again(state, said, wait)
 
     def _not_in(self, reason: str, *, auth: bool) -> float:
         wait = self._backoff.failed(self._clock(), auth=auth)
