@@ -187,6 +187,15 @@ async def test_pitfall_19_three_refusals_park_a_mailbox_and_nobody_tries_again()
         assert server.connections == 4
 
 
+async def test_pitfall_19_what_was_parked_is_tried_once() -> None:
+    async with ChaosImap() as server:
+        told = Told()
+        account = Account(BOX, Where("127.0.0.1", server.port, "none"), Password("bob", "wrong"), parked=True)
+        async with watched(server.port, told, account=account, quirks=PATIENT):
+            await told.until(lambda: told.state == "parked", "it is parked again")
+        assert server.logins == 1
+
+
 @pytest.mark.parametrize("name", ["4.unavailable", "4.bad", "18.code", "18.limit", "18.exchange", "1.bye"])
 async def test_pitfall_16_a_server_under_load_is_no_wrong_password(name: str) -> None:
     async with met(*[name] * 4) as (_, told, _):

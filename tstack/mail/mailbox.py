@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from tstack.mail.backoff import Backoff
+from tstack.mail.backoff import FAILURES, Backoff
 from tstack.mail.classify import Verdict, classify
 from tstack.mail.connection import ImapConnection, Lost, Refused, Where
 from tstack.mail.event import Mailbox
@@ -80,6 +80,8 @@ class Account:
     """Mails are new since then, in a mailbox that nobody has looked at; None: since now."""
     renewed: bool = False
     """Its credentials are new since it was watched last: that it was read before is no sign that they are right."""
+    parked: bool = False
+    """Its credentials were refused until it was parked: they are tried once, and one more refusal parks it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,14 @@ class Watch:
         self._context = context
         self._on_condition = on_condition
         self._clock = clock
-        self._backoff = Backoff(most=gate.quirks.retry_most, stable=gate.quirks.stable)
+        self._backoff = Backoff(
+            most=gate.quirks.retry_most, stable=gate.quirks.stable, refusals=FAILURES - 1 if account.parked else 0
+        )
         self._ears = Ears()
         self._sweeps: deque[Sweep] = deque(maxlen=MAX_FOLDERS)
         self._sweep_pause = 0.0
-        self._proven = not account.renewed and any(mark.uid_next for folder, mark in marks.items() if folder)
+        fresh = account.renewed or account.parked
+        self._proven = not fresh and any(mark.uid_next for folder, mark in marks.items() if folder)
         self._no_idle = False
         self._notified = self._overflow = False
         self._missing: dict[str, str] = {}

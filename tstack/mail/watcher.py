@@ -494,8 +494,7 @@ class Watcher:
             on_condition(Condition("unavailable", failure.message, None))
             await asyncio.get_running_loop().create_future()  # until somebody has changed what is wrong
             return
-        renewed = box.renewed or bool(user.parked)
-        account = replace(account, raw_limit=self._raw_limit(user), renewed=renewed)
+        account = replace(account, raw_limit=self._raw_limit(user), renewed=box.renewed, parked=bool(user.parked))
         gate = self.gates[account.where.host]
         box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None:
@@ -511,7 +510,7 @@ class Watcher:
             box.backoff.connected(time.monotonic())
         sink.condition(condition)
         user = box.user
-        if condition.state == "parked" and not user.parked:
+        if condition.state == "parked" and not parked_for(user):  # when it was before, its day begins anew
             self._chore(admin.park_user(self._store, user.mailbox, condition.reason, held=False), "park")
         elif condition.state == "connected" and user.parked and not user.held:
             self._chore(admin.unpark_user(self._store, user.mailbox), "unpark")
