@@ -7,9 +7,12 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +211,16 @@ async def test_watchers_share_the_work_and_take_over_from_whoever_is_killed(site
         await site.deliver(tags, "c")
         await site.settled("one", "three")
         await told.all(tags, "c")
+        dead = site.tag("two")
+        orphans = [path for path, tag in after.items() if tag == dead]
+        heirs = [site.watchers[name] for name in ("one", "three")]
+        said = re.compile(rf"takes over (\d+) mailboxes of watcher {dead}, which has gone")
+        await until(
+            lambda: sum(int(count) for heir in heirs for count in said.findall(heir.output)) == len(orphans),
+            "the heirs say what they have taken over",
+        )
+        for heir in heirs:
+            heir.wait_for(f"watcher {dead} has gone: there are 2")
         assert site.watchers["one"].stop() == 0
         await site.settled("three")
         await site.deliver(tags, "d")
@@ -408,6 +421,23 @@ async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_
         assert 23 * 3600 < parked_for(user) <= 24 * 3600
         await admin.set_secret(one.store, SEALER, bob.mailbox, dovecot.password)
         await until(lambda: one.state(path) == "connected", "new credentials are tried at once")
+
+
+async def test_pitfall_19_a_mailbox_whose_day_is_over_is_tried_once_and_parked_for_another(
+    tmp_path: Path, dovecot: Dovecot
+) -> None:
+    bob = User("acme", "WORK", "bob", login="bob", archived=True)
+    before = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
+    async with lonely(tmp_path, dovecot, [bob], "wrong") as one:
+        await admin.change_user(
+            one.store, bob.mailbox, lambda user: replace(user, archived=False, parked=before, reason="refused")
+        )
+        async with asyncio.timeout(PATIENCE):
+            while (user := await admin.get_user(one.store, bob.mailbox)).parked == before:
+                await asyncio.sleep(0.02)
+        assert 23 * 3600 < parked_for(user) <= 24 * 3600
+        assert "uthentication" in user.reason
+        assert len(one.watcher.gates["127.0.0.1"]._failures) == 1
 
 
 async def test_who_is_full_takes_no_more_and_has_room_again_when_one_goes(tmp_path: Path, dovecot: Dovecot) -> None:

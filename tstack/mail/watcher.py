@@ -158,13 +158,15 @@ class Watcher:
             store, USER_PREFIX, lambda item: User.from_json(item.key, item.value, item.revision), self._user_changed
         )
         self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
-        self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._touched)
+        self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._owner_changed)
         self.asks = Mirror(store, ASK_PREFIX, lambda item: item, self._asked)
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
         self._terms: dict[str, tuple[Partner, Terms]] = {}
         self._dirty: dict[str, None] = {}
+        self._left_by: dict[str, str] = {}
+        self._taken_over: Counter[str] = Counter()
         self._all = False
         self._shares: Mapping[str, str] | None = None
         self._news = asyncio.Event()
@@ -223,6 +225,12 @@ class Watcher:
         self._dirty[path] = None
         self._news.set()
 
+    def _owner_changed(self, path: str, old: Owner | None, new: Owner | None) -> None:
+        self._left_by.pop(path, None)
+        if old is not None and new is None and old.tag != self.options.peer.tag:
+            self._left_by[path] = old.tag
+        self._touched(path, old, new)
+
     def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
         if self._crowded(self.peers.values) and (old is None or new is None or self._wants(old) != self._wants(new)):
             self._all = True  # where room is scarce, one mailbox more or less may move others
@@ -242,6 +250,10 @@ class Watcher:
                 "give each its own (-data-dir), and remove mail/watcher from a copy",
             )
             self.on_failure()
+        if (old is None) != (new is None) and tag != mine.tag:
+            log.info(
+                "watcher %s %s: there are %d", clean(tag), "has come" if new else "has gone", len(self.peers.values)
+            )
         if old is None or new is None or replace(old, boot="", admin="") != replace(new, boot="", admin=""):
             self._all = True
             self._news.set()
@@ -286,6 +298,9 @@ class Watcher:
                 self._look(path)
                 if number % 200 == 0:
                     await asyncio.sleep(0)
+            for tag, count in self._taken_over.items():
+                log.info("takes over %d mailboxes of watcher %s, which has gone", count, clean(tag))
+            self._taken_over.clear()
 
     async def _share(self) -> None:
         """Work out the shares anew. While every watcher has room, each mailbox's is found when it is looked at."""
@@ -341,6 +356,8 @@ class Watcher:
         owner = self.owners.values.get(path)
         if owner is not None and owner.tag != self.options.peer.tag:
             return  # its key's end brings us back here
+        if (tag := self._left_by.pop(path, "")) and tag not in self.peers.values:
+            self._taken_over[tag] += 1
         box = Box(path, user, self._connection(user))
         box.basis = self._basis(user)
         self.boxes[path] = box
