@@ -281,21 +281,47 @@ async def test_who_waits_for_a_connection_says_so() -> None:
 async def test_a_server_that_calls_for_nothing_does_not_keep_us_busy(name: str) -> None:
     quirks = replace(PATIENT, renew=60.0, pause=60.0)
     async with met(name, quirks=quirks, pace=0.0) as (server, told, watch):
-        async with asyncio.timeout(PATIENCE):
-            while watch._vain < VAIN:
-                await asyncio.sleep(0)
-        (talk,) = server.talks
-        before = talk.commands
-        connection = ImapConnection(lambda response: None)
-        await connection.open(Where("127.0.0.1", server.port, "none"), None)
-        for _ in range(100):  # how time goes by, for both
-            await connection.run(commands.simple("NOOP"))
-        await connection.close()
-        assert talk.commands <= before + 1
-        subject = server.mailboxes.send("bob")
-        watch.try_now()
-        await told.until(lambda: told.mails, "it looks when it is asked to")
-        assert told.subjects == [subject]
+        await rests(server, told, watch)
+
+
+async def test_a_server_that_calls_at_each_look_does_not_keep_us_busy() -> None:
+    async with ChaosImap() as server:
+        script = Calling(Random(0))
+        server._first = lambda number: script  # type: ignore[method-assign]
+        told = Told()
+        async with watched(server.port, told, quirks=replace(PATIENT, renew=60.0, pause=60.0)) as watch:
+            await rests(server, told, watch)
+
+
+class Calling(Script):
+    """Tells of one mail more at each search, which is not there."""
+
+    count = 1000
+
+    async def run(self, talk: Conversation, command: ImapCommand) -> None:
+        if command.name == "UID SEARCH":
+            self.count += 1
+            talk.untagged(f"{self.count} EXISTS")
+        await talk.perform(command)
+
+
+async def rests(server: ChaosImap, told: Told, watch: Watch) -> None:
+    """A mailbox that was called in vain again and again says nothing for a time, unless it is asked to look."""
+    async with asyncio.timeout(PATIENCE):
+        while watch._vain < VAIN:
+            await asyncio.sleep(0)
+    (talk,) = server.talks
+    before = talk.commands
+    connection = ImapConnection(lambda response: None)
+    await connection.open(Where("127.0.0.1", server.port, "none"), None)
+    for _ in range(100):  # how time goes by, for both
+        await connection.run(commands.simple("NOOP"))
+    await connection.close()
+    assert talk.commands <= before + 1
+    subject = server.mailboxes.send("bob")
+    watch.try_now()
+    await told.until(lambda: told.mails, "it looks when it is asked to")
+    assert told.subjects == [subject]
 
 
 # -- folders beside the first ---------------------------------------------------------------------------------------------
