@@ -94,7 +94,7 @@ def test_from_the_first_partner_to_the_first_event_and_over_kill_9(here: Place, 
             assert re.search(r"acme/WORK/bob +connected +1$", here.does("mailboxes"), re.MULTILINE)
             assert "logged in; the server has" in here.does("test-login", "acme/WORK/bob")
             status = here.says("status")
-            wait_until(lambda: here.says("status")["published"] == 3, "the broker has confirmed all three")
+            wait_until(lambda: here.says("status")["waiting"] == 0, "the broker has confirmed all of them")
             assert (status["mailboxes"], status["brokerConnected"], status["leaseHeld"]) == (1, True, True)
             figures_hold(str(status["admin"]))
 
@@ -118,7 +118,8 @@ def figures_hold(url: str) -> None:
     found = {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
     assert found["imap_client_user_thread_count",] == 1
     assert found["tstack_mail_mailboxes", "connected"] == 1
-    assert found["tstack_mail_published_total",] == 3
+    assert found["tstack_mail_published_total",] >= 3  # "connecting" may have been overtaken by "connected"
+    assert found["tstack_mail_waiting",] == 0
     with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
         assert json.load(answer) == {"status": "ready"}
 

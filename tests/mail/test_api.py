@@ -121,6 +121,13 @@ async def test_the_smtp_server_of_a_connection(api: Desk) -> None:
     assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["smtp_enable_starttls_auto"] is False
 
 
+@pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "https://imap.example.com"])
+async def test_a_host_that_is_none_is_refused_with_a_hint(api: Desk, host: str) -> None:
+    made = await api.connection(imap_provider_code="PLAIN", imap_host=host)
+    assert made.status == 400
+    assert "is no name or address: write it as in imap.example.com" in made.json["detail"]
+
+
 async def test_a_client_secret_is_written_and_never_read(api: Desk) -> None:
     made = await api.connection()
     assert made.json["oauth2_client_secret"] == "- encrypted -"

@@ -17,7 +17,7 @@ from tstack.mail import admin
 from tstack.mail.admin import AlreadyThere, NotThere
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
-from tstack.mail.records import Connection, Partner, User, api_key_digest, check_mailbox
+from tstack.mail.records import Connection, Partner, User, api_key_digest, check_host, check_mailbox
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
 
@@ -191,8 +191,11 @@ def test_a_user_that_makes_no_sense_is_none(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b'{"Kind": "POP3", "Host": "x"}', b'{"Host": "x", "Port": 70000}', b"{}", b'{"Host": "a b"}']
-)
+    "value",
+    [
+        b'{"Kind": "POP3", "Host": "x"}', b'{"Host": "x", "Port": 70000}', b"{}", b'{"Host": "a b"}', b'{"Host": "a..b.com"}',
+    ],
+)  # fmt: skip
 def test_a_connection_that_makes_no_sense_is_none(value: bytes) -> None:
     with pytest.raises(ValueError):
         Connection.from_json("acme/WORK", value)
@@ -205,3 +208,21 @@ def test_a_connection_that_makes_no_sense_is_none(value: bytes) -> None:
 def test_names_that_would_escape_keys_or_topics_are_refused(mailbox: Mailbox) -> None:
     with pytest.raises(ValueError):
         check_mailbox(mailbox)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ".", "a..b.com", ".example.com", "a" * 64 + ".com", "a." * 130 + "com", "-a.com", "a b", "a/b", "a:993", "[::1]",
+     "\udc80.com", "ä" * 60 + ".com", "a\0b", "300.1.2.3/8"],
+)  # fmt: skip
+def test_what_no_resolver_can_be_asked_for_is_no_host(host: str) -> None:
+    with pytest.raises(ValueError, match="is no name or address"):
+        check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "imap.example.com.", "10.0.0.7", "::1", "fe80::1%eth0", "bücher.example", "a" * 63 + ".x", "my_host"],
+)
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    check_host(host)

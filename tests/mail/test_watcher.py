@@ -7,9 +7,12 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
 from tstack.mail.event import Mailbox
-from tstack.mail.mailbox import Condition
+from tstack.mail.mailbox import Account, Condition
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
@@ -209,6 +212,16 @@ async def test_watchers_share_the_work_and_take_over_from_whoever_is_killed(site
         await site.deliver(tags, "c")
         await site.settled("one", "three")
         await told.all(tags, "c")
+        dead = site.tag("two")
+        orphans = [path for path, tag in after.items() if tag == dead]
+        heirs = [site.watchers[name] for name in ("one", "three")]
+        said = re.compile(rf"takes over (\d+) mailboxes of watcher {dead}, which has gone")
+        await until(
+            lambda: sum(int(count) for heir in heirs for count in said.findall(heir.output)) == len(orphans),
+            "the heirs say what they have taken over",
+        )
+        for heir in heirs:
+            heir.wait_for(f"watcher {dead} has gone: there are 2")
         assert site.watchers["one"].stop() == 0
         await site.settled("three")
         await site.deliver(tags, "d")
@@ -411,6 +424,23 @@ async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_
         await until(lambda: one.state(path) == "connected", "new credentials are tried at once")
 
 
+async def test_pitfall_19_a_mailbox_whose_day_is_over_is_tried_once_and_parked_for_another(
+    tmp_path: Path, dovecot: Dovecot
+) -> None:
+    bob = User("acme", "WORK", "bob", login="bob", archived=True)
+    before = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
+    async with lonely(tmp_path, dovecot, [bob], "wrong") as one:
+        await admin.change_user(
+            one.store, bob.mailbox, lambda user: replace(user, archived=False, parked=before, reason="refused")
+        )
+        async with asyncio.timeout(PATIENCE):
+            while (user := await admin.get_user(one.store, bob.mailbox)).parked == before:
+                await asyncio.sleep(0.02)
+        assert 23 * 3600 < parked_for(user) <= 24 * 3600
+        assert "uthentication" in user.reason
+        assert len(one.watcher.gates["127.0.0.1"]._failures) == 1
+
+
 async def test_who_is_full_takes_no_more_and_has_room_again_when_one_goes(tmp_path: Path, dovecot: Dovecot) -> None:
     users = [User("acme", "WORK", f"full{number}", login="full0") for number in range(3)]
     async with lonely(tmp_path, dovecot, users, dovecot.password, capacity=2) as one:
@@ -476,3 +506,33 @@ def test_a_watcher_has_as_many_open_files_as_the_system_lets_it(tmp_path: Path) 
         limits = Path(f"/proc/{running.process.pid}/limits").read_text()
     soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
     assert soft == hard
+
+
+async def test_what_nobody_has_foreseen_costs_one_mailbox_some_time_and_no_other_anything(
+    tmp_path: Path, dovecot: Dovecot, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = [User("acme", "WORK", name, login=name) for name in ("odd", "even")]
+    odd, even = (user.mailbox.path for user in users)
+    async with lonely(tmp_path, dovecot, users, dovecot.password) as one:
+        sound = one.watcher._login
+        tries = 0
+
+        def login(user: User, connection: Connection) -> Account:
+            nonlocal tries
+            if user.tag == "odd":
+                tries += 1
+                raise ZeroDivisionError("a defect")
+            return sound(user, connection)
+
+        one.watcher._login = login
+        await until(lambda: tries == 2, "it is tried again")
+        box = one.watcher.boxes[odd]
+        await until(lambda: (box.condition.next_try or 0) > 5, "after a longer time")
+        assert box.condition.state == "unavailable"
+        assert "an unforeseen error (ZeroDivisionError)" in box.condition.reason
+        await until(lambda: one.state(even) == "connected", "the other one is watched")
+        said = [record for record in caplog.records if record.exc_info]
+        assert [record.getMessage() for record in said] == [f"mailbox {odd}: an unforeseen error"]
+        one.watcher._login = sound
+        await admin.set_secret(one.store, SEALER, users[0].mailbox, dovecot.password)
+        await until(lambda: one.state(odd) == "connected", "a change of its record has it tried at once")

@@ -14,6 +14,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import Sealer, ensure_sealer
 from tstack.mail import service_user
 from tstack.mail.blobs import Keeper
+from tstack.mail.quirks import Quirks
 from tstack.mail.station import Options, Station
 from tstack.store.interface import Store
 
@@ -53,6 +54,9 @@ def station_options(values: Values) -> Options:
         context=mail_context(values),
         tracer_interval=max(1.0, interval) if (interval := values[declared.TRACER_INTERVAL]) else 0.0,
         tracers=values[declared.NUM_TRACERS],
+        unknown=Quirks(
+            connections=values[declared.MAIL_HOST_CONNECTIONS], logins=float(values[declared.MAIL_HOST_LOGINS])
+        ),
         api=mail_api.options(values),
     )
 

@@ -323,6 +323,14 @@ MAIL_LEASE = Setting(
 MAIL_CA_FILE = Setting(
     "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"
 )
+MAIL_HOST_CONNECTIONS = Setting(
+    "hostconnections", "TMAIL_HOST_CONNECTIONS", integer(1, 1_000_000), "10000",
+    "connections of this process to one mail server at most; large providers have fewer (docs/mail.md)",
+)  # fmt: skip
+MAIL_HOST_LOGINS = Setting(
+    "hostlogins", "TMAIL_HOST_LOGINS", integer(1, 10_000), "200",
+    "logins a second on one mail server at most, of mailboxes that have been connected before; large providers have fewer",
+)  # fmt: skip
 MAIL_PASSWORD = Setting(
     "password", "TMAIL_PASSWORD", str, "", "the mailbox's password, or its OAuth refresh token; - reads it from standard input",
     secret=True,
@@ -358,9 +366,9 @@ TRACER_INTERVAL = Setting(
 )  # fmt: skip
 NUM_TRACERS = Setting("tracers", "NUM_TRACERS", integer(0, 100), "3", "how many tracers it sends each time")
 MAIL_WATCH = (
-    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, TRACER_INTERVAL, NUM_TRACERS,
-    MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE, MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY,
-    *MAIL_KEPT,
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_HOST_CONNECTIONS, MAIL_HOST_LOGINS,
+    TRACER_INTERVAL, NUM_TRACERS, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE, MAIL_API_KEY_FILE, MAIL_API_PROXIES,
+    MAIL_API_LOCAL, SEAL_KEY, *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import functools
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from tstack.mail.imap.responses import Response, Status
 from tstack.mail.imap.session import Completed, Session
 from tstack.mail.imap.tokens import ImapError, Limits
 from tstack.mail.quirks import Deadlines
+from tstack.mail.unsaid import shown
 
 sslproto.SSLProtocol.max_size = 16 * 1024
 
@@ -54,10 +55,12 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The server answered a command with NO or BAD, or said BYE instead of anything else."""
+    """The server answered a command with NO or BAD, or said BYE instead of anything else. `said` are its words as others may
+    read them; those of `status` may hold one of `secrets`."""
 
-    def __init__(self, command: str, status: Status) -> None:
-        super().__init__(f"{command}: {status.condition} {status.text}")
+    def __init__(self, command: str, status: Status, secrets: Sequence[str] = ()) -> None:
+        self.said = shown(status.text, secrets)
+        super().__init__(f"{command}: {status.condition} {self.said}")
         self.command = command
         self.status = status
 
@@ -92,6 +95,7 @@ class ImapConnection(asyncio.Protocol):
         self._bye: Status | None = None
         self._error: Lost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._secrets: tuple[str, ...] = ()
         self.secure = False
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
@@ -211,6 +215,8 @@ class ImapConnection(asyncio.Protocol):
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
         except OSError as error:
             raise Lost("connect", f"{where}: {error.strerror or error}") from None
+        except ValueError:  # UnicodeError is one: what no resolver can be asked for
+            raise Lost("connect", f"{where}: that is no host name") from None
         self.secure = first is not None
         await self._wait(lambda: self._session.state != "greeting", self._deadlines.connect)
         if self._bye is not None:
@@ -230,13 +236,13 @@ class ImapConnection(asyncio.Protocol):
             await self.run(commands.simple("STARTTLS"), self._deadlines.connect)
         except Refused as refused:
             self.abort()
-            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.status.text[:200]}") from None
+            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.said}") from None
         assert self._transport is not None
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self._transport, self, context or _system_context(), server_hostname=where.host
             )
-        except (ssl.SSLError, OSError) as error:
+        except (OSError, ValueError) as error:
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
         assert transport is not None
         _forget_certificate(transport)
@@ -246,6 +252,7 @@ class ImapConnection(asyncio.Protocol):
     def _start(self, command: Command) -> None:
         self._check()
         self._completed = None
+        self._secrets = command.secrets or self._secrets
         try:
             self._session.start(command)
         except RuntimeError:
@@ -257,7 +264,7 @@ class ImapConnection(asyncio.Protocol):
         assert self._completed is not None
         status = self._completed.status
         if status.condition != "OK":
-            raise Refused(command.name, status)
+            raise Refused(command.name, status, self._secrets)
         return status
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
@@ -274,7 +281,7 @@ class ImapConnection(asyncio.Protocol):
             while not condition():
                 self._check()
                 if self._bye is not None:  # what is still owed to us will not come
-                    raise Refused("connection", self._bye)
+                    raise Refused("connection", self._bye, self._secrets)
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter
@@ -284,7 +291,7 @@ class ImapConnection(asyncio.Protocol):
     def _check(self) -> None:
         if self._error is not None:
             if self._bye is not None:
-                raise Refused("connection", self._bye)
+                raise Refused("connection", self._bye, self._secrets)
             raise self._error
 
     def _give_up(self, error: Lost) -> None:

@@ -24,7 +24,7 @@ def exposition(station: Station) -> str:
     """All metrics."""
     watcher, outbox, publisher = station.watcher, station.outbox, station.publisher
     boxes = list(watcher.boxes.values())
-    states = Counter(box.condition.state for box in boxes if box.watch is not None)
+    states = Counter(box.condition.state for box in boxes)
     found = sum(box.watch.told for box in boxes if box.watch is not None)
     lines: list[str] = []
 
@@ -43,6 +43,10 @@ def exposition(station: Station) -> str:
     )  # fmt: skip
     by_state: dict[str, float] = {state: states[state] for state in get_args(State)}
     add("tstack_mail_mailboxes", "gauge", "Mailboxes of this process by their condition.", by_state, "state")
+    add(
+        "tstack_mail_waiting", "gauge", "Mailboxes that wait for leave to connect or to log in at their mail server.",
+        watcher.gates.waiting,
+    )  # fmt: skip
     reached: dict[str, float] = {state: watcher.events[state] for state in get_args(State)}
     add("tstack_mail_conditions_total", "counter", "Conditions that mailboxes have come into.", reached, "state")
     add("tstack_mail_users", "gauge", "Users in the store, of all watchers.", len(watcher.users.values))

@@ -33,6 +33,7 @@ from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
+from tstack.mail.quirks import UNKNOWN, Quirks
 from tstack.mail.tracer_token import PURPOSE
 from tstack.mail.tracers import COUNT, INTERVAL, Tracers
 from tstack.mail.tracing import Subscriber, Traced
@@ -61,6 +62,8 @@ class Options:
     tracer_interval: float = INTERVAL
     """Seconds; 0: no tracers are sent."""
     tracers: int = COUNT
+    unknown: Quirks = UNKNOWN
+    """How mail servers are treated of which nothing is known."""
     api: front.Options = field(default_factory=front.Options)
 
 
@@ -91,7 +94,7 @@ class Station:
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(
             store, self.outbox, sealer, logins.account,
-            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
+            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper, options.unknown),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
         self.subscriber = Subscriber(mqtt, lambda mailbox, payload: self.tracers.heard(mailbox, payload))
