@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tstack import service
+from tstack.cli import mail_letters as letters
 from tstack.cli import mail_partners as partners
 from tstack.cli import mail_run
 from tstack.cli import mail_users as users
@@ -32,7 +33,8 @@ EXAMPLES = """\
   tmail user add acme/WORK/bob -login bob@example.org -password=- < secret.txt
                                                      now new mail is published to acme/mail/WORK/bob/new
   tmail mailboxes                                    how is each of them?
-  tmail sweep acme/WORK/bob -since 2026-11-01        tell of mails again that are there already"""
+  tmail sweep acme/WORK/bob -since 2026-11-01        tell of mails again that are there already
+  tmail replay acme -since 2026-11-20T08:00:00Z      publish again what a partner missed that was away"""
 
 DEFAULTS = {declared.STORE_WAIT: "5s"}
 """Of the commands: somebody sits in front of them and waits."""
@@ -75,6 +77,14 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "restore": Command("watch an archived one again", users.restore, users.path_argument),
         "remove": Command("remove it, and how far it was read", users.remove, users.path_argument),
     },
+    "dead": {
+        "list": Command("what could not be delivered, of all watchers", letters.list_, letters.list_arguments),
+        "show": Command("one dead letter", letters.show, letters.id_argument),
+        "retry": Command("try dead letters again", letters.retry, letters.many_arguments),
+        "discard": Command("discard dead letters for good", letters.discard, letters.many_arguments),
+        "download": Command("what was to be delivered", letters.download, letters.download_arguments),
+    },
+    "replay": Command("publish again what a partner was told", letters.replay, letters.replay_arguments),
     "status": Command("the watchers, and how they are", users.status),
     "mailboxes": Command("how each mailbox is", users.mailboxes, users.prefix_argument),
     "show": Command("one mailbox: its record, its owner, how far it was read", users.inspect, users.path_argument),
@@ -104,7 +114,8 @@ def _command(arguments: Sequence[str]) -> int:
     if isinstance(found, Command):
         parser = _parser(f"tmail {name}", found)
         return start(parser, _settings(found), arguments[1:], lambda values, flags: _do(found, values, flags))
-    parser = Parser(f"tmail {name}", f"{name.capitalize()}s of the mail watchers.", arguments="ACTION ...")
+    title = "Dead letters" if name == "dead" else f"{name.capitalize()}s"
+    parser = Parser(f"tmail {name}", f"{title} of the mail watchers.", arguments="ACTION ...")
     actions = parser.add_subparsers(
         dest="action", metavar="ACTION", required=True, parser_class=Parser, prog=f"tmail {name}"
     )

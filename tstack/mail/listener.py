@@ -19,6 +19,7 @@ from tstack.errors import Failure
 from tstack.mail import metrics
 from tstack.mail.event import rfc3339
 from tstack.mail.folder import mark_json
+from tstack.mail.letters import Letters
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -38,10 +39,11 @@ _http_log.addFilter(_is_ours)
 
 
 class Listener:
-    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/mailboxes/<partner>/<code>/<tag>`."""
+    """`/healthz`, `/readyz`, `/metrics`, `/status` and `/mailboxes`; with a ticket, `letters.py`'s routes."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, letters: Letters) -> None:
         self._station = station
+        self._letters = letters
         self._runner: web.AppRunner | None = None
 
     async def listen(self, address: Address) -> Address:
@@ -53,6 +55,7 @@ class Listener:
             app.router.add_get("/metrics", self._metrics)
             app.router.add_get("/status", self._status)
             app.router.add_get("/mailboxes", self._mailboxes)
+            self._letters.add_routes(app)
             self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
@@ -66,6 +69,7 @@ class Listener:
 
     async def stop(self) -> None:
         """Stop listening."""
+        await self._letters.stop()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -110,6 +114,7 @@ class Listener:
                 "states": states,
                 "waiting": station.outbox.waiting,
                 "published": station.publisher.published,
+                "deadLetters": station.outbox.dead_letters[0],
                 "brokerConnected": station.connected,
                 "leaseHeld": watcher.membership.held,
                 "reasons": list(self._complaints()),

@@ -52,6 +52,9 @@ def exposition(station: Station) -> str:
     add("tstack_mail_published_total", "counter", "Events that the broker has confirmed.", publisher.published)
     add("tstack_mail_refused_total", "counter", "Tries that the broker refused.", publisher.refused)
     add("tstack_mail_dead_letters_total", "counter", "Events that became dead letters.", publisher.buried)
+    dead, dead_size = outbox.dead_letters
+    add("tstack_mail_dead_letters", "gauge", "Dead letters that are kept, of webhooks too.", dead)
+    add("tstack_mail_dead_letter_bytes", "gauge", "Bytes of these.", dead_size)
     add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
     add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
     apis = station.api.servers

@@ -87,6 +87,8 @@ def _choices(schema: dict[str, Any]) -> str:
 
 
 def _link(schema: dict[str, Any]) -> str:
+    if not schema:
+        return "bytes"
     if "items" in schema:
         return f"list of {_link(schema['items'])}"
     name = escape(schema["$ref"].rpartition("/")[2])
