@@ -106,7 +106,6 @@ def test_from_the_first_partner_to_the_first_event_and_over_kill_9(here: Place, 
                 events.wait_for(r'^acme/mail/WORK/bob/new .*"subject":"three"')
                 assert len(re.findall(r"^acme/mail/WORK/bob/connected", events.output, re.MULTILINE)) == 1
                 park(here, events)
-    assert (here.folder / "var" / "tmail.password").stat().st_mode & 0o777 == 0o600
     assert (here.folder / "certs" / "seal.key").stat().st_mode & 0o777 == 0o600
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
-import stat
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 from tests.processes import PATIENCE, Running, command, need, run
+from tstack.errors import Failure
 from tstack.identity import admin
+from tstack.identity.passwords import check_password
+from tstack.identity.seal import Sealer
+from tstack.mail import admin as mail_admin
 from tstack.mail import service_user
 from tstack.store.embedded import EmbeddedStore
 
@@ -109,18 +113,41 @@ def test_a_port_that_is_taken_ends_the_start_with_a_word(up: Up, tmp_path: Path)
     assert "-smtpaddr" in done.stderr
 
 
-async def test_the_service_user_is_made_once_and_keeps_what_is_its(tmp_path: Path) -> None:
+async def test_the_service_user_is_made_once_for_all_who_share_the_keys() -> None:
+    sealer = Sealer({"k1": b"1" * 32})
     async with EmbeddedStore(":memory:") as store:
-        name, password = await service_user.ensure(store, tmp_path / "var")
+        together = await asyncio.gather(*(service_user.ensure(store, sealer) for _ in range(3)))
+        name, password = together[0]
+        assert set(together) == {(name, password)}
         first = await admin.get_user(store, name)
         assert (first.rights, first.subscribe) == (service_user.RIGHTS, service_user.READS)
-        assert stat.S_IMODE((tmp_path / "var" / service_user.PASSWORD_FILE).stat().st_mode) == 0o600
-        assert await service_user.ensure(store, tmp_path / "var") == (name, password)
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert (await admin.get_user(store, name)).revision == first.revision
+        item = await store.get(service_user.KEY)
+        assert item is not None
+        assert password.encode() not in item.value
+
         await admin.set_disabled(store, name, True)
-        other = await service_user.ensure(store, tmp_path / "elsewhere")
-        assert other[1] != password
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert (await admin.get_user(store, name)).disabled
         await admin.delete_user(store, name)
-        await service_user.ensure(store, tmp_path / "var")
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert not (await admin.get_user(store, name)).disabled
+
+
+async def test_other_keys_do_not_take_the_service_users_password_from_the_others() -> None:
+    ours, theirs = Sealer({"k1": b"1" * 32}), Sealer({"k1": b"2" * 32})
+    async with EmbeddedStore(":memory:") as store:
+        kept = await service_user.ensure(store, ours)
+        with pytest.raises(Failure, match="password of the user tmail"):
+            await service_user.ensure(store, theirs)
+        assert await service_user.ensure(store, ours) == kept
+        new = Sealer({"k2": b"3" * 32, "k1": b"1" * 32})
+        assert await mail_admin.rekey(store, new) == (1, 0)
+        assert await service_user.ensure(store, Sealer({"k2": b"3" * 32})) == kept
+        assert await mail_admin.rekey(store, theirs) == (0, 1)
+
+        await admin.delete_user(store, service_user.NAME)  # what the hint says: the keys are lost
+        name, password = await service_user.ensure(store, theirs)
+        assert password != kept[1]
+        assert check_password(password.encode(), (await admin.get_user(store, name)).password)

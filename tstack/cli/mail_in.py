@@ -13,6 +13,7 @@ from typing import cast
 
 from tstack.broker.server import Broker
 from tstack.cli import settings as declared
+from tstack.cli.mail_run import sealer_of
 from tstack.client import Client
 from tstack.client.link import Options as ClientOptions
 from tstack.env import Address, Values
@@ -62,7 +63,7 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
     async with contextlib.AsyncExitStack() as parts:
         data_dir = Path(values[declared.DATA_DIR])
         context = _context(broker, values)
-        name, password = await service_user.ensure(store, data_dir)
+        name, password = await service_user.ensure(store, sealer_of(values))
         await _known(broker, name, password)
         client = await parts.enter_async_context(Client(_client_options(broker, values, name, password)))
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why

@@ -18,8 +18,9 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from tstack.errors import Failure
-from tstack.identity.seal import Sealer
+from tstack.identity.seal import SealBroken, Sealer
 from tstack.identity.users import now_text
+from tstack.mail import service_user
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import (
@@ -276,6 +277,11 @@ async def rekey(store: Store, sealer: Sealer) -> tuple[int, int]:
             if page.after is None:
                 break
             page = await store.range(prefix, after=page.after, limit=_PAGE, revision=page.revision)
+    try:
+        done += await service_user.rekey(store, sealer)
+    except SealBroken as error:
+        broken += 1
+        log.warning("%s is left as it is: %s", service_user.KEY, error)
     return done, broken
 
 
