@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import dataclasses
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PATIENCE, Running, command, need, run
+from tests.processes import PATIENCE, Running, command, module, need, run
 from tstack.errors import Failure
 from tstack.identity import admin
 from tstack.identity.passwords import check_password
 from tstack.identity.seal import Sealer
 from tstack.mail import admin as mail_admin
 from tstack.mail import service_user
+from tstack.mail.smtp import Limits
 from tstack.store.embedded import EmbeddedStore
 
 CONSUMER = ("-username=consumer", "-password=see-everything-1")
@@ -57,11 +60,20 @@ class Up:
         event: dict[str, Any] = json.loads(rows[0][2])
         return event
 
+    def figures(self) -> dict[tuple[str, ...], float]:
+        """What the admin listener counts of mail in, by name and labels, as Prometheus reads it."""
+        url = self.stack.wait_for(r"health and metrics +(http://\S+)|listening on (http://\S+) for /healthz")
+        with urllib.request.urlopen(f"{url[1] or url[2]}/metrics", timeout=PATIENCE) as answer:
+            text = answer.read().decode()
+        families = module("prometheus_client.parser").text_string_to_metric_families(text)
+        samples = [one for family in families for one in family.samples if one.name.startswith("tstack_mail_")]
+        return {(one.name, *one.labels.values()): one.value for one in samples}
+
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("up")
-    flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=", "-port=0", "-smtpaddr=127.0.0.1:0"]
+    flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr=127.0.0.1:0"]
     flags += ["-blobaddr=127.0.0.1:0", "-mailapi=", "-smtpopen=lab@127.0.0.0/8", "-smtpsize=64KiB"]
     with Running([*command("tstack"), "up", *flags], cwd=folder) as stack:
         url = "tcp://" + stack.wait_for(r"mqtt://(\S+)")[1]
@@ -87,6 +99,43 @@ def test_a_picture_sent_over_tls_can_be_fetched(up: Up) -> None:
         assert (answer.headers["Content-Type"], answer.read()) == ("image/jpeg", b"\xff\xd8picture")
     assert len(list((up.folder / "var" / "blobs").glob("??/*"))) == 1
     assert "Traceback" not in up.stack.output
+
+
+def test_what_happened_is_counted(up: Up) -> None:
+    """Everything is there before it happens, and goes up by what happens."""
+    before = up.figures()
+    assert up.curl(PICTURE, "cam2@consumer.home") == 0
+    url = up.event("consumer/mail/smtp/cam2/new")["data"]["blob"]["url"]
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        answer.read()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(url[:-1], timeout=PATIENCE)
+    assert up.curl("Subject: x\n\nx\n", "ups@lab", user="consumer:wrong") == 67
+    assert up.curl("Subject: x\n\nx\n", "no-route") == 55
+    assert up.curl("Subject: x\n\n" + 70 * 1024 * "x" + "\n", "ups@consumer") != 0
+    now = up.figures()
+    grown = {name: now[name] - before[name] for name in now if now[name] != before.get(name, 0)}
+    for name, count in {
+        ("tstack_mail_in_sessions_total", "smtp"): 4,
+        ("tstack_mail_in_logins_total", "accepted"): 3,
+        ("tstack_mail_in_logins_total", "failed"): 1,
+        ("tstack_mail_in_refused_total", "login"): 1,
+        ("tstack_mail_in_refused_total", "route"): 1,
+        ("tstack_mail_in_limit_hits_total", "mail"): 1,
+        ("tstack_mail_in_mails_total",): 1,
+        ("tstack_mail_in_events_total",): 1,
+        ("tstack_mail_in_puback_seconds_count",): 1,
+        ("tstack_mail_blobs_kept_total",): 1,
+        ("tstack_mail_blob_requests_total", "found"): 1,
+        ("tstack_mail_blob_requests_total", "missing"): 1,
+    }.items():
+        assert grown.pop(name, 0) == count, name
+    assert grown["tstack_mail_in_bytes_total",] >= len(PICTURE)
+    assert now["tstack_mail_in_limit", "mail"] == 64 * 1024
+    limits = {name[1] for name in now if name[0] == "tstack_mail_in_limit"}
+    assert limits >= {one.name for one in dataclasses.fields(Limits)}
+    assert limits - {name[1] for name in now if name[0] == "tstack_mail_in_limit_hits_total"} == {"failures"}
+    assert now["tstack_mail_blobs",] >= 1
 
 
 def test_without_a_login_where_it_is_listed(up: Up) -> None:

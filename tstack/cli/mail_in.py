@@ -20,12 +20,12 @@ from tstack.env import Address, Values
 from tstack.errors import Failure
 from tstack.identity.directory import Refused
 from tstack.identity.passwords import Busy
-from tstack.mail import service_user
+from tstack.mail import ingress_metrics, service_user
 from tstack.mail.blob_http import BlobListener
 from tstack.mail.blobs import BlobLimits, Blobs, blob_key
 from tstack.mail.direct import Direct
 from tstack.mail.s3 import Bucket, S3Blobs
-from tstack.mail.smtp import Ingress, Keeper, Limits, Options, Raw
+from tstack.mail.smtp import Ingress, Limits, Options, Raw
 from tstack.pki.certificates import server_context
 from tstack.pki.files import CertsFolder
 from tstack.store.interface import Store
@@ -68,7 +68,7 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
         client = await parts.enter_async_context(Client(_client_options(broker, values, name, password)))
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why
             await client.wait_connected(FIRST_CONNECTION)
-        blobs = await _keeper(values, data_dir, parts)
+        blobs, listeners = await _keeper(values, data_dir, parts)
         ingress = Ingress(
             options,
             broker.directory,
@@ -79,6 +79,7 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
         )
         await ingress.start()
         parts.push_async_callback(ingress.stop)
+        broker.more_metrics.append(lambda: ingress_metrics.exposition(ingress, blobs, listeners))
         yield MailIn(ingress)
 
 
@@ -105,8 +106,10 @@ def _options(values: Values) -> Options:
     )
 
 
-async def _keeper(values: Values, data_dir: Path, parts: contextlib.AsyncExitStack) -> Keeper | None:
-    """Where mails are kept: in a bucket, or in a folder with a listener, when there is an address for it."""
+async def _keeper(
+    values: Values, data_dir: Path, parts: contextlib.AsyncExitStack
+) -> tuple[Blobs | S3Blobs | None, list[BlobListener]]:
+    """Where mails are kept: in a bucket, or in a folder with listeners, when there is an address for one."""
     if values[declared.S3_URL]:
         bucket = Bucket(
             values[declared.S3_URL], values[declared.S3_KEY], values[declared.S3_SECRET], values[declared.S3_REGION]
@@ -114,20 +117,20 @@ async def _keeper(values: Values, data_dir: Path, parts: contextlib.AsyncExitSta
         there = S3Blobs(bucket, values[declared.BLOB_KEEP])
         parts.push_async_callback(there.stop)
         await there.start()
-        return there
+        return there, []
     if not values[declared.BLOB_ADDR] or values[declared.SMTP_RAW] == "never":
-        return None
+        return None, []
     limits = BlobLimits(keep=values[declared.BLOB_KEEP], size=values[declared.BLOB_SIZE])
     blobs = Blobs(data_dir / "blobs", blob_key(data_dir / "blobs.key"), limits, values[declared.BLOB_URL].rstrip("/"))
     parts.push_async_callback(blobs.stop)
     await blobs.start()
-    for where in values[declared.BLOB_ADDR]:
-        listener = BlobListener(blobs, where)
+    listeners = [BlobListener(blobs, where) for where in values[declared.BLOB_ADDR]]
+    for listener in listeners:
         parts.push_async_callback(listener.stop)
         address = await listener.start()
         log.info("kept mails are at http://%s", address)
         blobs.url = blobs.url or f"http://{address}"
-    return blobs
+    return blobs, listeners
 
 
 def _client_options(broker: Broker, values: Values, name: str, password: str) -> ClientOptions:

@@ -20,6 +20,7 @@ from tstack.mail import metrics
 from tstack.mail.event import rfc3339
 from tstack.mail.folder import mark_json
 from tstack.mail.letters import Letters
+from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -97,7 +98,7 @@ class Listener:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         text = metrics.exposition(self._station)
-        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
         station = self._station

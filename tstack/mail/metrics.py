@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, get_args
 
 from tstack.mail.mailbox import State
+from tstack.web.exposition import Page
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(station: Station) -> str:
@@ -24,14 +23,13 @@ def exposition(station: Station) -> str:
     boxes = list(watcher.boxes.values())
     states = Counter(box.condition.state for box in boxes if box.watch is not None)
     found = sum(box.watch.told for box in boxes if box.watch is not None)
-    lines: list[str] = []
+    page = Page()
 
     def add(name: str, kind: str, text: str, value: float | Mapping[str, float], label: str = "") -> None:
-        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
         if isinstance(value, Mapping):
-            lines.extend(f'{name}{{{label}="{key}"}} {number}' for key, number in sorted(value.items()))
+            page.add_by(label, name, kind, text, value)
         else:
-            lines.append(f"{name} {value}")
+            page.add(name, kind, text, value)
 
     add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
     add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
@@ -53,8 +51,8 @@ def exposition(station: Station) -> str:
     add("tstack_mail_refused_total", "counter", "Tries that the broker refused.", publisher.refused)
     add("tstack_mail_dead_letters_total", "counter", "Events that became dead letters.", publisher.buried)
     dead, dead_size = outbox.dead_letters
-    add("tstack_mail_dead_letters", "gauge", "Dead letters that are kept, of webhooks too.", dead)
-    add("tstack_mail_dead_letter_bytes", "gauge", "Bytes of these.", dead_size)
+    add("tstack_mail_dead_letters_kept", "gauge", "Dead letters that are kept, of webhooks too.", dead)
+    add("tstack_mail_dead_letters_kept_bytes", "gauge", "Bytes of these.", dead_size)
     add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
     add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
     apis = station.api.servers
@@ -67,4 +65,4 @@ def exposition(station: Station) -> str:
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
     add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
-    return "\n".join(lines) + "\n"
+    return str(page)
