@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.cli.test_outside import Terminal
 from tests.dovecot import Dovecot
-from tests.processes import Running, command, free_port, module, need, run, wait_until
+from tests.processes import PATIENCE, Running, command, free_port, module, need, run, wait_until
 from tstack.cli.mail import main
 
 
@@ -136,6 +137,34 @@ def park(here: Place, events: Running) -> None:
     wait_until(lambda: '"state": "connected"' in here.does("mailboxes", "--json"), "it is connected again")
 
 
+@pytest.mark.parametrize("keys", [b"q", b"\x03"])
+def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) -> None:
+    """What changes is seen; whoever does not answer is, too; the terminal is as before in the end."""
+    import termios
+
+    with here.up() as stack:
+        stack.wait_for("Ctrl-C stops it")
+        here.does("partner", "add", "acme")
+        here.does("connection", "add", "acme/WORK", "-host=127.0.0.1", f"-port={dovecot.port}", "-tls=none")
+        where = [f"-data-dir={here.folder / 'var'}", f"-certs-dir={here.folder / 'certs'}"]
+        terminal = Terminal([*command("tmail"), "mailboxes", "-watch", *where], 120, 30)
+        try:
+            terminal.until(r"\x1b\[\?1049h\x1b\[\?25l")
+            here.does("user", "add", "acme/WORK/dave", "-login=dave", "-password=-", stdin="secret\n")
+            terminal.until("acme/WORK/dave +connected +0")
+            here.does("user", "password", "acme/WORK/dave", "-password=-", stdin="wrong\n")
+            terminal.until("acme/WORK/dave +auth_failed")
+            stack.kill()
+            terminal.until("does not answer")
+            terminal.type(keys)
+            assert terminal.process.wait(PATIENCE) == (0 if keys == b"q" else 130)
+            terminal.until(r"\x1b\[\?25h\x1b\[\?1049l")
+            assert "Traceback" not in terminal.text
+            assert termios.tcgetattr(terminal.inner) == terminal.before
+        finally:
+            terminal.close()
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -150,6 +179,7 @@ def park(here: Place, events: Running) -> None:
         (("user", "add", "acme/WORK/bob", "-login=bob"), 2, "no password"),
         (("user", "show", "acme/WORK/bob"), 1, "no user bob"),
         (("sweep", "acme/WORK/bob", "-since=soon"), 2, "no date"),
+        (("status", "-watch"), 2, "needs a terminal"),
         (("wrong",), 2, "unrecognized arguments: wrong"),
     ],
 )

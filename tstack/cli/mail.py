@@ -19,10 +19,11 @@ from tstack.cli import mail_partners as partners
 from tstack.cli import mail_run
 from tstack.cli import mail_users as users
 from tstack.cli import settings as declared
+from tstack.cli.mail_watch import watched
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, start
 from tstack.cli.user_view import Answer
 from tstack.env import Setting, Values
-from tstack.errors import Failure
+from tstack.errors import Failure, UsageError
 from tstack.store.interface import Store
 
 EXAMPLES = """\
@@ -32,7 +33,7 @@ EXAMPLES = """\
   tmail connection add acme/WORK -host imap.example.org
   tmail user add acme/WORK/bob -login bob@example.org -password=- < secret.txt
                                                      now new mail is published to acme/mail/WORK/bob/new
-  tmail mailboxes                                    how is each of them?
+  tmail mailboxes -watch                             how is each of them, anew each second?
   tmail sweep acme/WORK/bob -since 2026-11-01        tell of mails again that are there already
   tmail replay acme -since 2026-11-20T08:00:00Z      publish again what a partner missed that was away"""
 
@@ -85,7 +86,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "download": Command("what was to be delivered", letters.download, letters.download_arguments),
     },
     "replay": Command("publish again what a partner was told", letters.replay, letters.replay_arguments),
-    "status": Command("the watchers, and how they are", users.status),
+    "status": Command("the watchers, and how they are", users.status, users.watch_argument),
     "mailboxes": Command("how each mailbox is", users.mailboxes, users.prefix_argument),
     "show": Command("one mailbox: its record, its owner, how far it was read", users.inspect, users.path_argument),
     "park": Command("do not log in to a mailbox until it is unparked", users.park, users.park_arguments),
@@ -147,6 +148,9 @@ def _add(parser: argparse.ArgumentParser, command: Command) -> None:
 
 def _do(command: Command, values: Values, flags: argparse.Namespace) -> int:
     work = command.prepare(values, flags)
+    watch = getattr(flags, "watch", False)
+    if watch and not flags.json and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("-watch needs a terminal", "with --json it writes objects each second")
     file = embedded_store_file(values)
     if not (values[declared.ETCD_HOSTS] or file.exists() or values.given(declared.DATA_DIR)):
         raise Failure(
@@ -157,7 +161,10 @@ def _do(command: Command, values: Values, flags: argparse.Namespace) -> int:
 
     async def with_store(life: service.Life) -> None:
         async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
-            answers.append(await work(store))
+            if watch:
+                await watched(lambda: work(store), f"tmail {' '.join(sys.argv[1:])}", flags.json)
+            else:
+                answers.append(await work(store))
 
     code = service.run("tmail", lambda life: life.unless_stopped(with_store(life)))
     for answer in answers:

@@ -48,6 +48,12 @@ def prefix_argument(parser: argparse.ArgumentParser) -> None:
     """[PARTNER[/CODE]]."""
     parser.add_argument("prefix", metavar="PARTNER[/CODE]", nargs="?", default="", help="of those alone")
     parser.add_argument("-state", "--state", default="", help="those in this state alone, as in parked")
+    watch_argument(parser)
+
+
+def watch_argument(parser: argparse.ArgumentParser) -> None:
+    """-watch."""
+    parser.add_argument("-watch", "--watch", action="store_true", help="anew each second; q or Ctrl-C ends it")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,13 +227,18 @@ def mailboxes(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         found: list[dict[str, Any]] = []
+        unasked: list[str] = []
         for peer, answer in await _ask(store, "/mailboxes", {"prefix": flags.prefix}):
             if "error" in answer:
-                print(f"{peer.tag}: {answer['error']}", file=sys.stderr)
+                unasked.append(f"{peer.tag}: {answer['error']}")
             found += [one | {"watcher": peer.tag} for one in answer.get("mailboxes", ())]
         found = [one for one in found if flags.state in ("", one["state"])]
         found.sort(key=lambda one: (one["partner"], one["provider"], one["tag"]))
-        return Answer([_line(one) for one in found], found)
+        lines = [_line(one) for one in found]
+        if flags.watch and not flags.json:
+            return Answer([*unasked, *lines], found)
+        sys.stderr.writelines(f"{line}\n" for line in unasked)
+        return Answer(lines, found)
 
     return work
 
