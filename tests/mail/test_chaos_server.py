@@ -82,6 +82,9 @@ async def test_sasl(server: ChaosImap, mechanism: str, right: bool, initial: boo
             assert caught.value.status.code == "AUTHENTICATIONFAILED"
     finally:
         await connection.close()
+    if mechanism == "PLAIN" and initial:
+        assert [len(times) for times in server.attempts.values()] == [1]
+        assert list(server.attempts) == ["bob"]
 
 
 @pytest.mark.parametrize("tls", ["none", "implicit", "starttls"])

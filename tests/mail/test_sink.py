@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.mail.outboxes import mark, opened, waiting
 from tests.peers import until
 from tests.processes import PATIENCE
+from tstack.errors import Failure
 from tstack.mail.event import Blob, Mail, Mailbox, Origin
 from tstack.mail.folder import Found, Notice
 from tstack.mail.mailbox import Condition
@@ -81,7 +85,7 @@ async def test_the_originals_form_is_signed_and_has_the_whole_mail_or_says_that_
 
 async def test_a_webhook_gets_the_originals_form_beside_the_event_and_no_key_is_kept(tmp_path: Path) -> None:
     async with opened(tmp_path / "o.db") as outbox:
-        terms = Terms(api_key="the-key", new_mail_webhook=True, raw=True)
+        terms = Terms(api_key="the-key", new_mail_webhook=True, raw_limit=1000)
         assert "the-key" not in repr(terms)
         await MailSink(outbox, BOX, lambda: terms).put("INBOX", [found(1), found(2, raw=False)], mark(3, 7))
         taken = await waiting(outbox)
@@ -96,7 +100,7 @@ async def test_a_mail_that_is_too_large_for_the_broker_goes_to_the_webhook_and_i
     tmp_path: Path,
 ) -> None:
     async with opened(tmp_path / "o.db") as outbox:
-        terms = Terms("superimap", "key", new_mail_webhook=True, raw=True)
+        terms = Terms("superimap", "key", new_mail_webhook=True, raw_limit=1000)
         await MailSink(outbox, BOX, lambda: terms, max_packet=50).put("INBOX", [found(1)], mark(2, 7))
         ((kind, skipped),) = await queued(outbox)
         assert (kind, skipped["data"]["reason"]) == ("skipped", "too_large")
@@ -104,19 +108,49 @@ async def test_a_mail_that_is_too_large_for_the_broker_goes_to_the_webhook_and_i
         assert json.loads(hook.payload)["rfc822"] == (found(1).raw or b"").decode()
 
 
-async def test_an_event_says_where_the_whole_mail_is(tmp_path: Path) -> None:
-    kept: list[bytes] = []
+class Kept:
+    """Where whole mails are kept, for the first of which there is no room."""
 
-    async def keep(raw: bytes) -> Blob:
-        kept.append(raw)
-        return Blob("https://blobs/1", "0" * 64, len(raw))
+    def __init__(self, full: int = 0) -> None:
+        self.full = full
+        self.mails: list[bytes] = []
 
+    async def put(self, data: bytes) -> Blob:
+        if self.full:
+            self.full -= 1
+            raise Failure("there is no room")
+        self.mails.append(data)
+        return Blob("https://blobs/1", "0" * 64, len(data))
+
+
+async def test_an_event_tells_the_text_and_where_the_whole_mail_is_when_there_is_more(tmp_path: Path) -> None:
+    kept = Kept()
+    picture = b"MIME-Version: 1.0\r\nContent-Type: image/png; name=a.png\r\n\r\nPNG\r\n"
+    more = Found(replace(found(2).mail, size=len(picture)), picture)
+    large = Found(replace(found(3).mail, size=1001), picture + bytes(1001 - len(picture)))
     async with opened(tmp_path / "o.db") as outbox:
-        await MailSink(outbox, BOX, Terms, keep).put("INBOX", [found(1), found(2, raw=False)], mark(3, 7))
-        (_, first), (_, second) = await queued(outbox)
-        assert first["data"]["blob"]["url"] == "https://blobs/1"
-        assert "blob" not in second["data"]
-        assert kept == [found(1).raw]
+        sink = MailSink(outbox, BOX, lambda: Terms(keep_limit=1000), kept)
+        await sink.put("INBOX", [found(1), more, large, found(4, raw=False)], mark(5, 7))
+        first, second, third, fourth = [event["data"] for _, event in await queued(outbox)]
+        assert first["bodyValues"]["1"]["value"] == first["preview"] == "body"
+        assert "blob" not in first
+        assert second["blob"]["url"] == "https://blobs/1"
+        assert "blob" not in third
+        assert "blob" not in fourth
+        assert kept.mails == [picture]
+
+
+async def test_a_mail_waits_until_there_is_room_to_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tstack.mail.sink.AGAIN", 0.01)
+    kept = Kept(full=3)
+    picture = Found(found(1).mail, b"Content-Type: image/png\r\n\r\nPNG\r\n")
+    async with opened(tmp_path / "o.db") as outbox:
+        await MailSink(outbox, BOX, lambda: Terms(keep_limit=1000), kept).put("INBOX", [picture], mark(2, 7))
+        ((_, event),) = await queued(outbox)
+        assert event["data"]["blob"]["url"] == "https://blobs/1"
+    assert caplog.text.count("there is no room") == 1
 
 
 async def test_a_condition_is_retained_and_says_when_it_is_tried_again(tmp_path: Path) -> None:

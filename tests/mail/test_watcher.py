@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.dovecot import Dovecot
@@ -35,7 +37,7 @@ from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.watcher import Watcher, ask_key, ask_sweep, parked_for
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
-from tstack.store.interface import Check, Store
+from tstack.store.interface import Check, Delete, Put, Store, StoreUnavailable
 
 KEYS = f"k1:{base64.b64encode(bytes(32)).decode()}"
 SEALER = Sealer.from_text(KEYS, "the test")
@@ -59,6 +61,8 @@ class Told:
         self.new: Counter[tuple[str, str]] = Counter()
         """By tag and subject."""
         self.kinds: list[str] = []
+        self.last: dict[tuple[str, str], dict[str, Any]] = {}
+        """The data of the last event of each mail."""
         self.connected: set[tuple[str, str]] = set()
         """Source and identifier: told again, which a move in just this moment may do, it is still the same event."""
 
@@ -71,6 +75,7 @@ class Told:
                 self.connected.add((event["source"], event["id"]))
             if kind == "new":
                 self.new[tag, event["data"]["subject"]] += 1
+                self.last[tag, event["data"]["subject"]] = event["data"]
             message.ack()
 
     async def all(self, tags: Sequence[str], *subjects: str) -> None:
@@ -101,8 +106,8 @@ async def subscriber(port: int) -> AsyncIterator[Told]:
 class Site:
     """One etcd, one broker, some watchers."""
 
-    def __init__(self, folder: Path, etcd: Etcd, dovecot: Dovecot) -> None:
-        self.folder, self.etcd, self.dovecot = folder, etcd, dovecot
+    def __init__(self, folder: Path, etcd: Etcd, dovecot: Dovecot, lease: str = LEASE) -> None:
+        self.folder, self.etcd, self.dovecot, self.lease = folder, etcd, dovecot, lease
         self.port = free_port()
         self.store: Store = EtcdStore((etcd.endpoint,))
         self.stack = AsyncExitStack()
@@ -115,12 +120,12 @@ class Site:
         running.wait_for("listening on mqtt://")
         return running
 
-    def watcher(self, name: str) -> Running:
+    def watcher(self, name: str, *more: str) -> Running:
         flags = [
             f"-etcdhosts={self.etcd.endpoint}", f"-mqtturl=mqtt://127.0.0.1:{self.port}", "-mailadmin=127.0.0.1:0", "-mailapi=",
-            f"-mail-lease={LEASE}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
+            f"-mail-lease={self.lease}", f"-data-dir={self.folder / name}", "-username=tmail", "-password=secret",
         ]  # fmt: skip
-        running = Running([*command("tmail"), *flags], env={"TSTACK_SEAL_KEY": KEYS})
+        running = Running([*command("tmail"), *flags, *more], env={"TSTACK_SEAL_KEY": KEYS})
         self.stack.enter_context(running)
         self.watchers[name] = running
         return running
@@ -187,10 +192,9 @@ async def test_watchers_share_the_work_and_take_over_from_whoever_is_killed(site
         for name in ("one", "two"):
             site.watchers[name].wait_for("tmail is up")
         before = await site.settled("one", "two")
-        await until(lambda: len(told.connected) == len(tags), "each is told to be connected")
-        await until(lambda: told.kinds.count("state") >= len(tags), "all are watched")
-        await site.deliver(tags, "a")
+        await site.deliver(tags, "a")  # some are watched, some are not yet
         await told.all(tags, "a")
+        await until(lambda: len(told.connected) == len(tags), "each is told to be connected")
 
         site.watcher("three").wait_for("tmail is up")
         after = await site.settled("one", "two", "three")
@@ -219,9 +223,8 @@ async def test_nothing_is_lost_when_broker_etcd_and_watcher_are_killed_in_turn(s
     await site.furnish(tags)
     broker = site.broker()
     async with subscriber(site.port) as told:
+        await site.deliver(tags, "a")  # before anybody watches
         site.watcher("one").wait_for("tmail is up")
-        await until(lambda: told.kinds.count("state") >= len(tags), "all are watched")
-        await site.deliver(tags, "a")
         await told.all(tags, "a")
 
         broker.kill()
@@ -285,6 +288,65 @@ async def test_records_take_effect_at_once(site: Site) -> None:
     assert told.new["rec0", "c"] == told.new["rec0", "d"] == 1
 
 
+async def test_whole_mails_are_kept_where_the_api_serves_them(site: Site) -> None:
+    await site.furnish([])
+    bob = User("acme", "WORK", "kept0", login="kept0", keep_limit=10_000)
+    await admin.create_user(site.store, SEALER, bob, site.dovecot.password)
+    site.broker()
+    async with subscriber(site.port) as told:
+        site.watcher("one", "-mailapi=127.0.0.1:0").wait_for("tmail is up")
+        picture = mail("picture").replace(b"From:", b"MIME-Version: 1.0\r\nContent-Type: image/png\r\nFrom:")
+        await asyncio.to_thread(site.dovecot.deliver, picture, mail("words"), user="kept0")
+        await told.all(["kept0"], "picture", "words")
+    blob = told.last["kept0", "picture"]["blob"]
+    assert told.last["kept0", "words"]["bodyValues"]["1"]["value"] == "body"
+    assert "blob" not in told.last["kept0", "words"]
+    async with aiohttp.ClientSession() as session, session.get(blob["url"]) as answer:
+        whole = await answer.read()
+        assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
+    assert whole.endswith(picture)
+    assert (blob["sha256"], blob["size"]) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    async with aiohttp.ClientSession() as session, session.get(blob["url"][:-1]) as answer:
+        assert answer.status == 404
+
+
+class LateStore(EmbeddedStore):
+    """A store that does what it is asked to, and whose answers to claims come late, or not at all."""
+
+    def __init__(self, path: Path, lost: bool) -> None:
+        super().__init__(path)
+        self._lost = lost
+        self.claimed = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def commit(self, *changes: Put | Delete | Check) -> int | None:
+        revision = await super().commit(*changes)
+        if any(isinstance(one, Put) and one.key.startswith(OWNER_PREFIX) for one in changes):
+            self.claimed.set()
+            if self._lost:
+                raise StoreUnavailable("the answer is lost")
+            await self.answer.wait()
+        return revision
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_not_to_watch_a_mailbox_any_more_gives_back_what_it_does_not_know_it_owns(
+    tmp_path: Path, dovecot: Dovecot, lost: bool
+) -> None:
+    bob = User("acme", "WORK", "late0", login="late0")
+    store = LateStore(tmp_path / "store.db", lost)
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password, store=store) as one:
+        await store.claimed.wait()
+        await admin.delete_user(store, bob.mailbox)
+        if not lost:
+            await until(lambda: one.watcher.boxes[bob.mailbox.path].ending, "it is to be let go of")
+            assert await store.get(OWNER_PREFIX + bob.mailbox.path) is not None
+        store.answer.set()
+        async with asyncio.timeout(PATIENCE):
+            while await store.get(OWNER_PREFIX + bob.mailbox.path) is not None:
+                await asyncio.sleep(0.02)
+
+
 class Lonely:
     """One watcher in this process, on the embedded store, whose outbox nobody empties."""
 
@@ -300,15 +362,21 @@ class Lonely:
 
 @asynccontextmanager
 async def lonely(
-    folder: Path, dovecot: Dovecot, user: User, password: str, capacity: int = 1000
+    folder: Path,
+    dovecot: Dovecot,
+    users: Sequence[User],
+    password: str,
+    capacity: int = 1000,
+    store: EmbeddedStore | None = None,
 ) -> AsyncIterator[Lonely]:
-    async with EmbeddedStore(folder / "store.db") as store:
+    async with store or EmbeddedStore(folder / "store.db") as store:
         outbox = Outbox(folder / "outbox.db")
         await outbox.start()
         await admin.create_partner(store, SEALER, Partner("acme"))
         here = Connection("acme", "WORK", host="127.0.0.1", port=dovecot.port, tls="none")
         await admin.create_connection(store, SEALER, here)
-        await admin.create_user(store, SEALER, user, password)
+        for user in users:
+            await admin.create_user(store, SEALER, user, password)
         one = Lonely(store, outbox, capacity)
         await one.watcher.start()
         try:
@@ -322,7 +390,7 @@ async def lonely(
 async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_path: Path, dovecot: Dovecot) -> None:
     bob = User("acme", "WORK", "bob", login="bob")
     path = bob.mailbox.path
-    async with lonely(tmp_path, dovecot, bob, "wrong") as one:
+    async with lonely(tmp_path, dovecot, [bob], "wrong") as one:
         for _ in range(2):
             await until(lambda: one.state(path) == "auth_failed", "it is refused")
             watch = one.watcher.boxes[path].watch
@@ -343,11 +411,8 @@ async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_
 
 
 async def test_who_is_full_takes_no_more_and_has_room_again_when_one_goes(tmp_path: Path, dovecot: Dovecot) -> None:
-    bob = User("acme", "WORK", "full0", login="full0")
-    async with lonely(tmp_path, dovecot, bob, dovecot.password, capacity=2) as one:
-        users = [replace(bob, tag=f"full{number}") for number in (1, 2)]
-        for user in users:
-            await admin.create_user(one.store, SEALER, user, dovecot.password)
+    users = [User("acme", "WORK", f"full{number}", login="full0") for number in range(3)]
+    async with lonely(tmp_path, dovecot, users, dovecot.password, capacity=2) as one:
         await until(lambda: len(one.watcher.users.values) == 3, "all are known")
         await until(lambda: list(map(one.state, one.watcher.boxes)) == ["connected"] * 2, "two of three are watched")
         (left,) = one.watcher.users.values.keys() - one.watcher.boxes.keys()
@@ -362,7 +427,7 @@ async def test_a_lost_lease_ends_every_watch_at_once_and_the_next_one_begins_ane
 ) -> None:
     bob = User("acme", "WORK", "bob2", login="bob2")
     path = bob.mailbox.path
-    async with lonely(tmp_path, dovecot, bob, dovecot.password) as one:
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password) as one:
         await until(lambda: one.state(path) == "connected", "it is watched")
         before = one.watcher.boxes[path]
         item = await one.store.get(OWNER_PREFIX + path)

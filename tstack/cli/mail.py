@@ -7,6 +7,7 @@ asked of the watchers themselves, whose admin listeners are named in the store.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +20,7 @@ from tstack.cli import mail_partners as partners
 from tstack.cli import mail_run
 from tstack.cli import mail_users as users
 from tstack.cli import settings as declared
+from tstack.cli.mail_kept import kept_mails
 from tstack.cli.mail_watch import watched
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, start
 from tstack.cli.user_view import Answer
@@ -183,9 +185,11 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
 
 
 async def _serve(life: service.Life, values: Values) -> int:
-    async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
+    async with contextlib.AsyncExitStack() as parts:
+        store = await parts.enter_async_context(opened(open_store(values), values[declared.STORE_WAIT], life.stopping))
         mqtt = await mail_run.given_options(store, values)
-        station = mail_run.station(store, values, mqtt, life.stop)
+        keeper = await parts.enter_async_context(kept_mails(values, served=bool(values[declared.MAIL_API])))
+        station = mail_run.station(store, values, mqtt, life.stop, keeper)
         await station.start(values[declared.STORE_WAIT])
         try:
             where = " ".join(f"http://{address}" for address in station.addresses)

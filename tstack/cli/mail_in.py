@@ -22,9 +22,8 @@ from tstack.identity.directory import Refused
 from tstack.identity.passwords import Busy
 from tstack.mail import ingress_metrics, service_user
 from tstack.mail.blob_http import BlobListener
-from tstack.mail.blobs import BlobLimits, Blobs, blob_key
+from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.direct import Direct
-from tstack.mail.s3 import Bucket, S3Blobs
 from tstack.mail.smtp import Ingress, Limits, Options, Raw
 from tstack.pki.certificates import server_context
 from tstack.pki.files import CertsFolder
@@ -54,21 +53,22 @@ class MailIn:
 
 
 @contextlib.asynccontextmanager
-async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator[MailIn]:
-    """Mail in for a broker that runs in this process; nothing when there is no address to listen on. Raises `Failure`."""
+async def mail_in(store: Store, broker: Broker, values: Values, keeper: Keeper | None) -> AsyncIterator[MailIn]:
+    """Mail in for a broker that runs in this process; nothing when there is no address to listen on. Raises `Failure`.
+
+    `keeper` is where whole mails are kept."""
     options = _options(values)
     if not options.smtp and not options.lmtp:
         yield MailIn()
         return
     async with contextlib.AsyncExitStack() as parts:
-        data_dir = Path(values[declared.DATA_DIR])
         context = _context(broker, values)
         name, password = await service_user.ensure(store, sealer_of(values))
         await _known(broker, name, password)
         client = await parts.enter_async_context(Client(_client_options(broker, values, name, password)))
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why
             await client.wait_connected(FIRST_CONNECTION)
-        blobs, listeners = await _keeper(values, data_dir, parts)
+        blobs, listeners = await _kept(values, keeper, parts)
         ingress = Ingress(
             options,
             broker.directory,
@@ -79,7 +79,7 @@ async def mail_in(store: Store, broker: Broker, values: Values) -> AsyncIterator
         )
         await ingress.start()
         parts.push_async_callback(ingress.stop)
-        broker.more_metrics.append(lambda: ingress_metrics.exposition(ingress, blobs, listeners))
+        broker.more_metrics.append(lambda: ingress_metrics.exposition(ingress, keeper, listeners))
         yield MailIn(ingress)
 
 
@@ -106,31 +106,19 @@ def _options(values: Values) -> Options:
     )
 
 
-async def _keeper(
-    values: Values, data_dir: Path, parts: contextlib.AsyncExitStack
-) -> tuple[Blobs | S3Blobs | None, list[BlobListener]]:
-    """Where mails are kept: in a bucket, or in a folder with listeners, when there is an address for one."""
-    if values[declared.S3_URL]:
-        bucket = Bucket(
-            values[declared.S3_URL], values[declared.S3_KEY], values[declared.S3_SECRET], values[declared.S3_REGION]
-        )
-        there = S3Blobs(bucket, values[declared.BLOB_KEEP])
-        parts.push_async_callback(there.stop)
-        await there.start()
-        return there, []
-    if not values[declared.BLOB_ADDR] or values[declared.SMTP_RAW] == "never":
-        return None, []
-    limits = BlobLimits(keep=values[declared.BLOB_KEEP], size=values[declared.BLOB_SIZE])
-    blobs = Blobs(data_dir / "blobs", blob_key(data_dir / "blobs.key"), limits, values[declared.BLOB_URL].rstrip("/"))
-    parts.push_async_callback(blobs.stop)
-    await blobs.start()
-    listeners = [BlobListener(blobs, where) for where in values[declared.BLOB_ADDR]]
+async def _kept(
+    values: Values, keeper: Keeper | None, parts: contextlib.AsyncExitStack
+) -> tuple[Keeper | None, list[BlobListener]]:
+    """Where mails that come in are kept: in a bucket, or in the folder, when there are listeners for it."""
+    if values[declared.SMTP_RAW] == "never" or not isinstance(keeper, Blobs):
+        return keeper, []
+    listeners = [BlobListener(keeper, where) for where in values[declared.BLOB_ADDR]]
     for listener in listeners:
         parts.push_async_callback(listener.stop)
         address = await listener.start()
         log.info("kept mails are at http://%s", address)
-        blobs.url = blobs.url or f"http://{address}"
-    return blobs, listeners
+        keeper.url = keeper.url or f"http://{address}"
+    return (keeper if listeners else None), listeners
 
 
 def _client_options(broker: Broker, values: Values, name: str, password: str) -> ClientOptions:

@@ -13,6 +13,7 @@ from tstack.env import Address, Values
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer, ensure_sealer
 from tstack.mail import service_user
+from tstack.mail.blobs import Keeper
 from tstack.mail.station import Options, Station
 from tstack.store.interface import Store
 
@@ -95,6 +96,8 @@ async def own_options(store: Store, values: Values, addresses: Sequence[tuple[st
     return None
 
 
-def station(store: Store, values: Values, mqtt: MqttOptions, on_failure: Callable[[], None]) -> Station:
+def station(
+    store: Store, values: Values, mqtt: MqttOptions, on_failure: Callable[[], None], keeper: Keeper | None
+) -> Station:
     """The watchers of this process, not started yet. Raises `Failure`."""
-    return Station(store, sealer_of(values), mqtt, station_options(values), on_failure)
+    return Station(store, sealer_of(values), mqtt, station_options(values), on_failure, keeper)

@@ -65,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-raw", "--raw", type=int, default=0, metavar="BYTES", help="publish mails up to this size whole, at .../raw"
     )
+    parser.add_argument(
+        "-keep", "--keep", type=int, default=0, metavar="BYTES",
+        help="tell the text of mails up to this size, and keep those with more than text to be fetched",
+    )  # fmt: skip
     parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
 
 
@@ -94,7 +98,7 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
     sealer, mailbox = sealer_of(values), _mailbox(flags.path)
     user = User(
         mailbox.partner, mailbox.provider, mailbox.tag, flags.email, flags.login, folders=tuple(flags.folders),
-        raw_limit=flags.raw,
+        raw_limit=flags.raw, keep_limit=flags.keep,
     )  # fmt: skip
     if not flags.disconnected and not (flags.email or flags.login):
         raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
@@ -316,6 +320,7 @@ def public(user: User) -> dict[str, object]:
     return {
         "Partner": user.partner, "Provider": user.provider, "Tag": user.tag, "Email": user.email, "Login": user.login,
         "State": _state(user), "Reason": user.reason, "Folders": list(user.folders), "RawLimit": user.raw_limit,
+        "KeepLimit": user.keep_limit,
         "Created": user.created, "Changed": user.changed, "ConnectedAt": user.connected_at,
     }  # fmt: skip
 

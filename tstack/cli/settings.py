@@ -286,11 +286,11 @@ SMTP_RAW = Setting(
 )  # fmt: skip
 BLOB_ADDR = Setting(
     "blobaddr", "TSTACK_BLOB_ADDR", addresses, "127.0.0.1:8026",
-    "listener that kept mails are fetched from; blank: none are kept",
+    "listener that kept mails are fetched from; blank: of mail in none are kept",
 )  # fmt: skip
 BLOB_URL = Setting(
     "bloburl", "TSTACK_BLOB_URL", str, "",
-    "what links to kept mails begin with, when a proxy stands before that listener; blank: its own address",
+    "what links to kept mails begin with, when a proxy stands before the listener that serves them; blank: its own address",
 )  # fmt: skip
 BLOB_KEEP = Setting("blobkeep", "TSTACK_BLOB_KEEP", seconds, "7d", "how long a mail is kept")
 BLOB_SIZE = Setting("blobsize", "TSTACK_BLOB_SIZE", size, "1GiB", "bytes of all kept mails; above it the oldest go")
@@ -301,10 +301,8 @@ S3_URL = Setting(
 S3_REGION = Setting("s3region", "TSTACK_S3_REGION", str, "us-east-1", "region of that bucket")
 S3_KEY = Setting("s3key", "TSTACK_S3_KEY", str, "", "access key of that bucket")
 S3_SECRET = Setting("s3secret", "TSTACK_S3_SECRET", str, "", "secret of that access key", secret=True)
-MAIL_IN = (
-    SMTP_ADDR, LMTP_ADDR, SMTP_OPEN, SMTP_SIZE, SMTP_RAW, BLOB_ADDR, BLOB_URL, BLOB_KEEP, BLOB_SIZE, S3_URL, S3_REGION,
-    S3_KEY, S3_SECRET,
-)  # fmt: skip
+MAIL_KEPT = (BLOB_URL, BLOB_KEEP, BLOB_SIZE, S3_URL, S3_REGION, S3_KEY, S3_SECRET)
+MAIL_IN = (SMTP_ADDR, LMTP_ADDR, SMTP_OPEN, SMTP_SIZE, SMTP_RAW, BLOB_ADDR, *MAIL_KEPT)
 
 # -- tmail ------------------------------------------------------------------------------------------------------------
 
@@ -356,7 +354,7 @@ MAIL_API_LOCAL = Setting(
 )  # fmt: skip
 MAIL_WATCH = (
     MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
-    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY,
+    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY, *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

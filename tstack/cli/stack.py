@@ -18,6 +18,7 @@ from tstack.broker.server import Broker
 from tstack.cli import doctor, mail_run, pki, top
 from tstack.cli import settings as declared
 from tstack.cli.mail_in import MailIn, mail_in
+from tstack.cli.mail_kept import kept_mails
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
@@ -25,6 +26,7 @@ from tstack.cli.reload import Reload
 from tstack.cli.serve import broker_options, check_usage, live_options
 from tstack.env import Values
 from tstack.errors import Failure
+from tstack.mail.blobs import Keeper
 from tstack.mail.station import Station
 from tstack.pki.files import CertsFolder
 from tstack.registration.app import Registration
@@ -85,9 +87,11 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         registration = Registration(store, authority, ca_pem, registration_options(values))
         await registration.start()
         parts.push_async_callback(registration.stop)
-        received = await parts.enter_async_context(mail_in(store, broker, values))
+        served = bool(values[declared.BLOB_ADDR] or values[declared.MAIL_API])
+        keeper = await parts.enter_async_context(kept_mails(values, served=served))
+        received = await parts.enter_async_context(mail_in(store, broker, values, keeper))
         life.on_reload(received.reload)
-        watching = await _mail(store, values, broker, life)
+        watching = await _mail(store, values, broker, life, keeper)
         if watching is not None:
             parts.push_async_callback(watching.stop)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
@@ -103,12 +107,14 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
     return service.EXIT_OK
 
 
-async def _mail(store: Store, values: Values, broker: Broker, life: service.Life) -> Station | None:
+async def _mail(
+    store: Store, values: Values, broker: Broker, life: service.Life, keeper: Keeper | None
+) -> Station | None:
     """The mail watchers, started; None when the broker has no listener that they could use."""
     mqtt = await mail_run.own_options(store, values, broker.addresses)
     if mqtt is None:
         return None
-    mail = mail_run.station(store, values, mqtt, life.stop)
+    mail = mail_run.station(store, values, mqtt, life.stop, keeper)
     await mail.start(values[declared.STORE_WAIT])
     return mail
 

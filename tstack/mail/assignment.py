@@ -17,6 +17,7 @@ of everything a sixth of the time before the end that it can be sure of.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -254,6 +255,19 @@ class Membership:
         put = Put(owner_key(mailbox), value, over.revision if over else 0, lease)
         revision = await self._store.commit(put)
         return revision if self._lease is lease else None
+
+    async def owned(self, mailbox: str) -> int:
+        """The fencing token of a mailbox that we may have become the owner of without being told; 0: we have not.
+
+        Raises `StoreError`."""
+        item = await self._store.get(owner_key(mailbox))
+        if item is None:
+            return 0
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            fields = json.loads(item.value)
+            if (fields.get("Watcher"), fields.get("Boot")) == (self.peer.tag, self.peer.boot):
+                return item.revision
+        return 0
 
     async def release(self, mailbox: str, token: int) -> None:
         """Give a mailbox up, after everything that was done for it has ended. Raises `StoreError`."""

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from tstack.errors import Failure
 from tstack.mail.event import Blob
@@ -34,6 +35,13 @@ SWEEP = 60.0
 """Seconds between two looks for what is over."""
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class Keeper(Protocol):
+    """Where whole mails are kept: a folder, or a bucket (`s3.py`)."""
+
+    async def put(self, data: bytes) -> Blob:
+        """Keep some bytes, safe when this returns. Raises `Failure`."""
 
 
 @dataclass(frozen=True, slots=True)

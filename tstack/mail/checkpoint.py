@@ -249,7 +249,12 @@ class Checkpoints:
 
 
 def _ahead(one: Mark, other: Mark) -> bool:
-    """Is a mark farther than another, of the same numbering? Tries count too: they end what kills its reader."""
+    """Is a mark farther than another, of the same numbering? Tries count too: they end what kills its reader. Any is farther
+    than that of a folder that nobody has looked at."""
+    if one.uid_next and not other.uid_next:
+        return True
     if one.uid_validity != other.uid_validity:
         return False
-    return (one.uid_next, one.failures + one.breaks) > (other.uid_next, other.failures + other.breaks)
+    return (one.epoch, one.uid_next, one.failures + one.breaks) > (
+        other.epoch, other.uid_next, other.failures + other.breaks
+    )  # fmt: skip

@@ -83,9 +83,13 @@ class Mail:
     role: str | None = None
     uid_validity: int = 0
     uid: int = 0
+    epoch: int = 0
+    """How often the server has begun its UIDs anew under the same UIDVALIDITY."""
     digest: str = ""
     keywords: Mapping[str, bool] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    email: str | None = None
+    """What the server calls the mail, wherever it is moved to (Gmail)."""
     thread: str | None = None
     attachments: tuple[Attachment, ...] | None = None
     """None when they are not known."""
@@ -98,7 +102,9 @@ class Mail:
     @property
     def id(self) -> str:
         """Stable over redeliveries: `UIDVALIDITY.UID`, or the digest of what came in by SMTP."""
-        return f"{self.uid_validity}.{self.uid}" if self.uid else self.digest
+        if not self.uid:
+            return self.digest
+        return f"{self.uid_validity}.{self.uid}" + (f".{self.epoch}" if self.epoch else "")
 
     @property
     def key(self) -> str:
@@ -172,6 +178,7 @@ def _data(mail: Mail, truncated: bool) -> dict[str, object]:
         "messageId": list(headers.message_id),
         "inReplyTo": list(headers.in_reply_to),
         "references": list(headers.references),
+        "emailId": mail.email,
         "threadId": mail.thread,
         "from": _people(headers.from_),
         "to": _people(headers.to),

@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from tstack.mail import blob_http, smtp_session
 from tstack.mail.blob_http import BlobListener
-from tstack.mail.blobs import Blobs
+from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.s3 import S3Blobs
 from tstack.mail.smtp import Ingress, Origin
 from tstack.web.exposition import Page
@@ -21,13 +21,13 @@ REASONS: Final = ("banned", "busy", "deliver", "keep", "login", "open", "route")
 """Why something is refused that is within the bounds."""
 
 
-def exposition(ingress: Ingress, kept: Blobs | S3Blobs | None, listeners: Sequence[BlobListener]) -> str:
+def exposition(ingress: Ingress, kept: Keeper | None, listeners: Sequence[BlobListener]) -> str:
     """All metrics. `kept` is where whole mails go, `listeners` where they are fetched."""
     page = Page("tstack_mail_")
     _sessions(page, ingress)
     _mails(page, ingress)
     _bounds(page, ingress)
-    if kept is not None:
+    if isinstance(kept, Blobs | S3Blobs):
         page.add("blobs_kept_total", "counter", "Whole mails that were kept.", kept.kept)
     if isinstance(kept, Blobs):
         _blobs(page, kept, listeners)

@@ -21,18 +21,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from tstack.mail.backoff import Backoff
 from tstack.mail.classify import Verdict, classify
 from tstack.mail.connection import ImapConnection, Lost, Refused, Where
 from tstack.mail.event import Mailbox
-from tstack.mail.folder import Ears, Folder, Mark, Sink, hear
+from tstack.mail.folder import Folder, Mark, Sink, Sweep
 from tstack.mail.gates import Gate
 from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
 from tstack.mail.imap.responses import FolderStatus, Response
+from tstack.mail.reading import Ears, hear
 
 log = logging.getLogger("tstack.mail")
 
@@ -72,6 +73,8 @@ class Account:
     folders: tuple[str, ...] = ("INBOX",)
     raw_limit: int = 0
     """Mails up to so many bytes are fetched whole."""
+    since: datetime | None = None
+    """Mails are new since then, in a mailbox that nobody has looked at; None: since now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Watch:
             Folder(account.mailbox, name, marks.get(name), sink, raw_limit=account.raw_limit)
             for name in account.folders[:MAX_FOLDERS]
         ]
+        known = any(marks)  # the events of the mailbox itself are of no folder: ""
+        self._since = datetime.now(UTC) if known or account.since is None else account.since
         self._by_wire_name = {folder.wire_name: folder for folder in self._folders}
         self._gate = gate
         self._context = context
@@ -109,7 +114,8 @@ class Watch:
         self._clock = clock
         self._backoff = Backoff(most=gate.quirks.retry_most, stable=gate.quirks.stable)
         self._ears = Ears()
-        self._sweeps: deque[datetime | None] = deque(maxlen=MAX_FOLDERS)
+        self._sweeps: deque[Sweep] = deque(maxlen=MAX_FOLDERS)
+        self._sweep_pause = 0.0
         self._proven = False
         self._no_idle = False
         self._vain = 0
@@ -122,6 +128,8 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        for folder in self._folders:
+            await folder.expect(self._since)
         try:
             while True:
                 wait = await self._once()
@@ -138,8 +146,9 @@ class Watch:
         self._wake()
 
     def sweep(self, since: datetime | None) -> None:
-        """Tell again of the mails that are there already, since a day or from the beginning."""
-        self._sweeps.append(since)
+        """Tell again of the mails that are there already, since a day or from the beginning, beside what is new."""
+        if all(sweep.since != since for sweep in self._sweeps):
+            self._sweeps.append(Sweep(since))
         self._wake()
 
     @property
@@ -192,6 +201,8 @@ class Watch:
             early = await self._wait(connection, left)
             told = await self._look(connection, everywhere=not notified)
             self._vain = self._vain + 1 if early and not told else 0
+            if self._sweeps:
+                await self._go_on_with(self._sweeps[0], connection)
             if self._vain >= VAIN:
                 await connection.rest(quirks.pause, self._again.is_set)
         await connection.close()
@@ -253,6 +264,8 @@ class Watch:
         """Until there is news, or it is time to look all the same; is it before that time?"""
         if self._news():
             return True
+        if self._sweeps:
+            return await connection.rest(min(self._sweep_pause, most), self._news)
         quirks = self._gate.quirks
         if quirks.idle and not self._no_idle and "IDLE" in await connection.capabilities():
             try:
@@ -285,19 +298,30 @@ class Watch:
         for folder in changed:
             await folder.select(connection, self._ears)
             told += await folder.look(connection, self._ears)
-        while self._sweeps:
-            since = self._sweeps[0]
-            for folder in self._folders:
-                await folder.select(connection, self._ears)
-                told += await folder.sweep(connection, self._ears, since)
-                changed.append(folder)
-            self._sweeps.popleft()
         if changed:
             await first.select(connection, self._ears)
             told += await first.look(connection, self._ears)
         self.told += told
         self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
         return told
+
+    async def _go_on_with(self, sweep: Sweep, connection: ImapConnection) -> None:
+        """The next mails of a sweep, a batch of one folder, so that new mail waits for no more than that."""
+        first = self._folders[0]
+        for folder in self._folders:
+            if folder is not first:
+                await folder.select(connection, self._ears)
+            told = await folder.sweep(connection, self._ears, sweep)
+            if told is not None:
+                break
+        else:
+            self._sweeps.popleft()
+        if folder is not first:
+            await first.select(connection, self._ears)
+            self.told += await first.look(connection, self._ears)
+        mails, size = told or (0, 0)
+        quirks = self._gate.quirks
+        self._sweep_pause = max(mails / quirks.sweep, size / quirks.sweep_bytes)
 
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
         """Those of the folders that have something new, by STATUS."""

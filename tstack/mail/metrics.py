@@ -6,6 +6,7 @@ tag: the number of series must not depend on them.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
@@ -43,6 +44,7 @@ def exposition(station: Station) -> str:
     add("tstack_mail_conditions_total", "counter", "Conditions that mailboxes have come into.", reached, "state")
     add("tstack_mail_users", "gauge", "Users in the store, of all watchers.", len(watcher.users.values))
     add("tstack_mail_watchers", "gauge", "Watchers that are alive.", len(watcher.peers.values))
+    add("tstack_mail_tasks", "gauge", "Tasks of the event loop: some for each mailbox.", len(asyncio.all_tasks()))
     add("tstack_mail_capacity", "gauge", "Mailboxes that this process takes at most.", watcher.options.peer.capacity)
     add("tstack_mail_found", "gauge", "Mails that the present connections have found.", found)
     add("tstack_mail_outbox_bytes", "gauge", "Bytes that wait in the outbox.", outbox.waiting_size)

@@ -24,7 +24,7 @@ from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
 from tstack.mail.mailbox import Account, CannotLogIn, Credentials
 from tstack.mail.oauth import AccessTokens, Client, Endpoints, OAuth, OAuthError
-from tstack.mail.records import Connection, Kind, User
+from tstack.mail.records import Connection, Kind, User, new_since
 from tstack.store.interface import Store
 
 SETTINGS: Final[Mapping[str, str]] = {
@@ -241,7 +241,8 @@ class Logins:
         """The mailbox of a user who is connected. Raises `Failure` for settings that cannot work, or a secret that does not
         open."""
         folders = user.folders or ("INBOX",)
-        return Account(user.mailbox, where(connection), self.credentials(user, connection), folders, user.raw_limit)
+        login = self.credentials(user, connection)
+        return Account(user.mailbox, where(connection), login, folders, user.raw_limit, new_since(user))
 
     def credentials(self, user: User, connection: Connection) -> Credentials:
         """What a user logs in with. Raises `Failure`."""

@@ -62,6 +62,12 @@ class Quirks:
     retry_most: float = 300.0
     """Between tries of a mailbox that fails, at most."""
 
+    sweep: float = 100.0
+    """Mails a second that a sweep tells of at most."""
+
+    sweep_bytes: float = 1 << 20
+    """Bytes a second that a sweep fetches at most: there are servers that lock out who takes too much in a day."""
+
     stable: float = 300.0
     """A connection that was good for so long has its mailbox's failures forgotten."""
 
@@ -72,8 +78,8 @@ class Quirks:
 
 
 _BY_DOMAIN: dict[str, Quirks] = {
-    "gmail.com": Quirks(session=22 * 3600.0),
-    "googlemail.com": Quirks(session=22 * 3600.0),
+    "gmail.com": Quirks(session=22 * 3600.0, sweep_bytes=25_000.0),  # 2500 MB a day
+    "googlemail.com": Quirks(session=22 * 3600.0, sweep_bytes=25_000.0),
     "yahoo.com": Quirks(renew=170.0),
     "aol.com": Quirks(renew=170.0),
     "larksuite.com": Quirks(renew=170.0),

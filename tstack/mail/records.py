@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import quote
 
-from tstack.identity.users import check_name
+from tstack.identity.users import check_name, moment
 from tstack.mail.event import Mailbox
 
 PARTNER_PREFIX: Final = "/mail/partner/"
@@ -190,7 +190,9 @@ class User:
     folders: tuple[str, ...] = ()
     """Folders to watch, the first one by IDLE; none: INBOX."""
     raw_limit: int = 0
-    """Mails up to so many bytes are fetched whole; 0: none."""
+    """Mails up to so many bytes are published whole; 0: none."""
+    keep_limit: int = 0
+    """Of mails up to so many bytes the text is told, and the whole is kept to be fetched, where there is more; 0: none."""
     archived: bool = False
     enable_tracer: bool = False
     parked: str = ""
@@ -265,7 +267,7 @@ def check_connection(connection: Connection) -> None:
 def check_user(user: User) -> None:
     """Raise `ValueError` unless this user can be written, or counts when it is read."""
     check_mailbox(user.mailbox)
-    if not 0 <= user.raw_limit <= MAX_RAW:
+    if not (0 <= user.raw_limit <= MAX_RAW and 0 <= user.keep_limit <= MAX_RAW):
         raise ValueError(f"mails are fetched whole up to 0 to {MAX_RAW} bytes")
     if not all(user.folders) or len(set(user.folders)) != len(user.folders):
         raise ValueError("a folder has no name, or stands there twice")
@@ -273,6 +275,15 @@ def check_user(user: User) -> None:
         raise ValueError("an address, a login or a folder's name holds what cannot be printed")
     if user.parked:
         parked_since(user)
+
+
+def new_since(user: User) -> datetime | None:
+    """Since when a user's mails are new: since it was connected, in whole seconds as mail servers tell times (RFC 3501 2.3.3).
+    None where the record does not say so, or makes no sense."""
+    try:
+        return datetime.fromtimestamp(int(moment(user.connected_at)), UTC)
+    except ValueError:
+        return None
 
 
 def parked_since(user: User) -> datetime | None:
@@ -318,6 +329,7 @@ _USER: Final[_Fields] = {
     "secret": ("Secret", str),
     "folders": ("Folders", list),
     "raw_limit": ("RawLimit", int),
+    "keep_limit": ("KeepLimit", int),
     "archived": ("Archived", bool),
     "enable_tracer": ("EnableTracer", bool),
     "parked": ("Parked", str),

@@ -8,18 +8,28 @@ when it was fetched whole and there is a place to keep it.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from tstack.mail import event
+from tstack.errors import Failure
+from tstack.logs import clean
+from tstack.mail import content, event
+from tstack.mail.blobs import Keeper
 from tstack.mail.event import Blob, Mail, Mailbox, rfc3339
 from tstack.mail.folder import Found, Mark, Notice
 from tstack.mail.mailbox import Condition
 from tstack.mail.outbox import Entry, Hook, Outbox
 from tstack.mail.publisher import MAX_PACKET
+
+log = logging.getLogger("tstack.mail")
+
+AGAIN = 5.0
+"""Seconds until a mail that could not be kept is tried again."""
 
 _numbers = itertools.count()
 
@@ -34,8 +44,10 @@ class Terms:
     new_mail_webhook: bool = False
     user_connected_webhook: bool = False
     user_disconnected_webhook: bool = False
-    raw: bool = False
-    """Publish whole mails at `.../raw` too, where they were fetched whole."""
+    raw_limit: int = 0
+    """Bytes up to which mails are published whole at `.../raw` too."""
+    keep_limit: int = 0
+    """Bytes up to which the text of mails is told, and those with more than that are kept to be fetched."""
 
 
 class MailSink:
@@ -46,18 +58,19 @@ class MailSink:
         outbox: Outbox,
         mailbox: Mailbox,
         terms: Callable[[], Terms],
-        keep: Callable[[bytes], Awaitable[Blob]] | None = None,
+        keeper: Keeper | None = None,
         max_packet: int = MAX_PACKET,
     ) -> None:
-        """`keep` puts a whole mail where it can be fetched. Payloads of more than `max_packet` bytes are not made."""
-        self._keep = keep
+        """`keeper` is where whole mails are kept. Payloads of more than `max_packet` bytes are not made."""
+        self._keeper = keeper
         self._max_packet = max_packet
         self._outbox = outbox
         self._mailbox = mailbox
         self._terms = terms
 
     async def put(self, folder: str, events: Sequence[Found | Notice], mark: Mark) -> None:
-        """Keep the events and the mark, together; they are on disk when this returns. Waits while the outbox is full."""
+        """Keep the events and the mark, together; they are on disk when this returns. Waits while the outbox is full, or
+        whole mails cannot be kept."""
         terms = self._terms()
         entries: list[Entry] = []
         for one in events:
@@ -89,10 +102,26 @@ class MailSink:
         )
 
     async def _kept(self, found: Found, terms: Terms) -> Found:
-        """The mail, with the place where the whole of it is."""
-        if found.raw is None or self._keep is None or terms.format == "superimap":
+        """The mail, with its text, and where the whole of it is unless that tells everything."""
+        raw = found.raw
+        if raw is None or self._keeper is None or len(raw) > terms.keep_limit or terms.format == "superimap":
             return found
-        return replace(found, mail=replace(found.mail, body=await self._keep(found.raw)))
+        read = await asyncio.to_thread(content.read, raw)
+        text = (read.text.part_id, read.text.value) if read.text else None
+        body = None if read.whole else await self._put(self._keeper, raw)
+        return replace(found, mail=replace(found.mail, preview=read.preview, text=text, body=body))
+
+    async def _put(self, keeper: Keeper, raw: bytes) -> Blob:
+        """Keep a whole mail, as soon as there is room for it: an event that points nowhere would be a mail that is lost."""
+        said = False
+        while True:
+            try:
+                return await keeper.put(raw)
+            except Failure as failure:
+                if not said:
+                    log.warning("a mail of %s waits to be kept: %s", clean(self._mailbox.path), clean(failure.message))
+                said = True
+            await asyncio.sleep(AGAIN)
 
     def _entries(self, found: Found, terms: Terms) -> Iterator[Entry]:
         mail, raw = found.mail, found.raw
@@ -109,10 +138,13 @@ class MailSink:
             payload = event.superimap_new_mail(self._mailbox, raw, mail.headers, terms.api_key, now)
             payload = payload if len(payload) <= self._max_packet else None
         if payload is None or (raw is None and terms.new_mail_webhook):
-            yield replace(self._notice(self._too_large(mail)), key=mail.key, hook=hook if payload is None else None)
+            reason = "unreadable" if found.lacking else "too_large"
+            yield replace(
+                self._notice(self._without(mail, reason)), key=mail.key, hook=hook if payload is None else None
+            )
         if payload is not None:
             yield Entry(self._mailbox.topic("new"), payload, False, source, mail.id, mail.key, hook, again)
-        if terms.raw and raw is not None and len(raw) <= self._max_packet:
+        if raw is not None and len(raw) <= min(terms.raw_limit, self._max_packet):
             yield Entry(self._mailbox.topic("raw"), raw, False, source, f"{mail.id}.raw", again=again)
 
     def _notice(self, notice: Notice) -> Entry:
@@ -123,10 +155,11 @@ class MailSink:
             self._mailbox.topic(notice.kind), payload, False, self._mailbox.source(notice.folder), notice.id
         )  # fmt: skip
 
-    def _too_large(self, mail: Mail) -> Notice:
+    def _without(self, mail: Mail, reason: str) -> Notice:
+        """A mail that cannot be told of in the original's way, which has the whole of it."""
         data: dict[str, object] = {
             "mailbox": {"name": mail.folder, "uidvalidity": mail.uid_validity, "uid": mail.uid},
-            "reason": "too_large",
+            "reason": reason,
             "size": mail.size,
         }
         return Notice("skipped", f"{mail.id}.skipped", data, mail.folder)

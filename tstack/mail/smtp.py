@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Literal, Protocol
+from typing import Literal
 
 from tstack.env import Address
 from tstack.errors import Failure
@@ -34,6 +34,7 @@ from tstack.identity.failures import Backoff
 from tstack.identity.passwords import Busy
 from tstack.logs import RateLimited, clean
 from tstack.mail import content, event
+from tstack.mail.blobs import Keeper
 from tstack.mail.direct import Deliver
 from tstack.mail.event import Blob, Mailbox
 from tstack.mail.outbox import Entry
@@ -93,13 +94,6 @@ class Options:
     """Which mails go to the blob store whole: those that the event does not tell all of, all, none."""
     hostname: str = "localhost"
     limits: Limits = field(default_factory=Limits)
-
-
-class Keeper(Protocol):
-    """Where whole mails are kept: a folder (`blobs.py`) or a bucket (`s3.py`)."""
-
-    async def put(self, data: bytes) -> Blob:
-        """Keep some bytes, safe when this returns. Raises `Failure`."""
 
 
 class Ingress:

@@ -26,6 +26,7 @@ from tstack.identity.seal import SealBroken, Sealer
 from tstack.mail import admin
 from tstack.mail.api import front
 from tstack.mail.assignment import CAPACITY, TTL, Peer
+from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.event import Mailbox
 from tstack.mail.letters import Letters
 from tstack.mail.listener import Listener
@@ -62,9 +63,11 @@ class Station:
     """One process's part in watching mail. `start` and `stop` it."""
 
     def __init__(
-        self, store: Store, sealer: Sealer, mqtt: MqttOptions, options: Options, on_failure: Callable[[], None]
-    ) -> None:
-        """`on_failure` is called when it cannot go on; `failure` says why. Raises `Failure` for bad MQTT options."""
+        self, store: Store, sealer: Sealer, mqtt: MqttOptions, options: Options, on_failure: Callable[[], None],
+        keeper: Keeper | None = None,
+    ) -> None:  # fmt: skip
+        """`on_failure` is called when it cannot go on; `failure` says why. `keeper` is where whole mails are kept; the API
+        serves them when it is a folder. Raises `Failure` for bad MQTT options."""
         self.options = options
         self._store = store
         self._sealer = sealer
@@ -83,11 +86,12 @@ class Station:
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(
             store, self.outbox, sealer, logins.account,
-            WatcherOptions(peer, options.ttl, options.starts, options.context),
+            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
         self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
-        self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context)
+        blobs = keeper if isinstance(keeper, Blobs) else None
+        self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context, blobs)
         self.forwarder = Forwarder(self.outbox, self._target, self._archive)
         self.addresses: list[Address] = []
         """Where the admin listener listens."""

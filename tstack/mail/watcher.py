@@ -40,6 +40,7 @@ from tstack.mail.assignment import (
     shares,
 )
 from tstack.mail.backoff import PARKED
+from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
 from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
@@ -97,6 +98,8 @@ class Options:
     starts: float = STARTS
     context: ssl.SSLContext | None = None
     """For mail servers; None: the system's authorities are trusted."""
+    keeper: Keeper | None = None
+    """Where whole mails are kept; None: there is no place for them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +110,8 @@ class Box:
     user: User
     connection: Connection | None
     basis: object = None
+    asked: bool = False
+    """Has the store been asked to make us the owner, and has not said no?"""
     token: int = 0
     task: asyncio.Task[None] | None = None
     watch: Watch | None = None
@@ -360,7 +365,8 @@ class Watcher:
     def _basis(self, user: User) -> object:
         """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
-        mine = (user.connected_at, user.login, user.email, user.folders, self._raw_limit(user), user.parked)
+        limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
+        mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
         theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
@@ -368,7 +374,8 @@ class Watcher:
     def _raw_limit(self, user: User) -> int:
         partner = self.partners.values.get(user.partner)
         whole = partner is not None and (partner.format == "superimap" or partner.new_mail_webhook)
-        return user.raw_limit or (ORIGINAL_RAW if whole else 0)
+        kept = user.keep_limit if self.options.keeper is not None else 0
+        return max(user.raw_limit, kept, ORIGINAL_RAW if whole else 0)
 
     # -- one mailbox --------------------------------------------------------------------------------------------------
 
@@ -405,15 +412,32 @@ class Watcher:
     async def _claim(self, box: Box, owner: Owner | None) -> bool:
         """Own the mailbox; False when somebody else does."""
         while not box.token:
+            box.asked = True
+            claim = asyncio.create_task(self.membership.claim(box.path, owner.item if owner else None))
             try:
-                token = await self.membership.claim(box.path, owner.item if owner else None)
+                try:
+                    token = await asyncio.shield(claim)
+                except asyncio.CancelledError:  # it is on its way: what we own without knowing it nobody would watch
+                    with contextlib.suppress(StoreError):
+                        box.token = await claim or 0
+                    raise
                 if token is None:
+                    box.asked = False
                     return False
                 box.token = token
             except StoreError as error:
                 log.info("mailbox %s waits for the store: %s", clean(box.path), error.message)
                 await asyncio.sleep(_RETRY)
         return True
+
+    async def _make_sure(self, box: Box) -> None:
+        """Learn whether we own a mailbox after all, when the answer to our claim was lost."""
+        while box.asked and not box.token and not box.lost and self.membership.held:
+            try:
+                box.token = await self.membership.owned(box.path)
+                return
+            except StoreError:
+                await asyncio.sleep(_RETRY)
 
     async def _watch(self, box: Box, marks: dict[str, Mark]) -> None:
         """Until cancelled, or until there is nothing to do."""
@@ -422,7 +446,10 @@ class Watcher:
         if not self._watchable(user) or box.connection is None:
             return
         wait = parked_for(user)
-        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user))
+        keeper = self.options.keeper
+        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user), keeper)
+        if user.keep_limit and keeper is None:
+            log.warning("mails of %s are to be kept, and there is no place for them: see -mailapi", clean(box.path))
 
         def on_condition(condition: Condition) -> None:
             self._is(box, sink, condition)
@@ -474,6 +501,7 @@ class Watcher:
     async def _leave(self, box: Box) -> None:
         """The mailbox is watched no more: give it back, once everything that was found is published."""
         try:
+            await self._make_sure(box)
             if box.token and not box.lost:
                 await self._give_back(box)
         except (Failure, TimeoutError) as error:
@@ -521,7 +549,9 @@ class Watcher:
                 bool(partner.user_disconnected_webhook),
             )  # fmt: skip
             known = self._terms[name] = (partner, terms)
-        return replace(known[1], raw=bool(user.raw_limit) and partner.format == "cloudevents")
+        if partner.format != "cloudevents":
+            return known[1]
+        return replace(known[1], raw_limit=user.raw_limit, keep_limit=user.keep_limit)
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 

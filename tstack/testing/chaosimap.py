@@ -69,6 +69,8 @@ class ChaosImap:
         self.logins = 0
         """Logins that came to a decision so far."""
         self.refused = 0
+        self.attempts: dict[str, list[float]] = {}
+        """When each user tried to log in with a password, whatever came of it: the last 1000 times, by the loop's clock."""
         self.met: Counter[str] = Counter()
         """How many connections have met each behaviour."""
         self.log: list[tuple[int, int, str]] = []
@@ -114,6 +116,12 @@ class ChaosImap:
     def client_context(self) -> ssl.SSLContext | None:
         """For clients of this server; None without TLS."""
         return self._certificates.client() if self._certificates else None
+
+    def attempted(self, user: str) -> None:
+        """Somebody tries to log in."""
+        attempts = self.attempts.setdefault(user, [])
+        attempts.append(asyncio.get_running_loop().time())
+        del attempts[:-1000]
 
     def adopt(self, talk: Conversation) -> None:
         """A command has come: does something go wrong from now on?"""

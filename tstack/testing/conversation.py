@@ -185,6 +185,8 @@ class Conversation:
                 if command is None:
                     return
                 self.commands += 1
+                if (user := _user_of(command)) is not None:
+                    self.server.attempted(user)
                 self.server.adopt(self)
                 await self._answer(command)
         except (Over, ConnectionError, asyncio.IncompleteReadError, ValueError):  # ValueError: a line without an end
@@ -536,3 +538,15 @@ def _section(message: Message, section: bytes) -> bytes:
 def literal(data: bytes) -> bytes:
     """A literal."""
     return b"{%d}\r\n%s" % (len(data), data)
+
+
+def _user_of(command: Command) -> str | None:
+    """Who wants to log in by this command; None when it is another one, or does not say so yet."""
+    try:
+        if command.name == "LOGIN":
+            return command.word(0).decode()
+        if command.name == "AUTHENTICATE" and command.word(0).upper() == b"PLAIN":
+            return base64.b64decode(command.word(1), validate=True).decode().split("\0")[1]
+    except (Bad, ValueError, IndexError):
+        pass
+    return None

@@ -15,6 +15,8 @@ from tstack.mail.api.partner import Partners
 from tstack.mail.api.requests import MAX_BODY
 from tstack.mail.api.service import Service
 from tstack.mail.api.users import Users
+from tstack.mail.blob_http import add_routes
+from tstack.mail.blobs import Blobs
 from tstack.mail.connect import BadLink
 from tstack.mail.records import Partner
 
@@ -30,10 +32,11 @@ HEADERS: Final = {
 """What every answer carries, unless it says otherwise itself; `Server` names no version."""
 
 
-def create(service: Service) -> web.Application:
+def create(service: Service, blobs: Blobs | None = None) -> web.Application:
     """The application, to be run by an `AppRunner`, alone (`server.Server`) or as part of another.
 
-    `service` says all that it works with. Run it without an access log: the query of a link is as good as the link.
+    `service` says all that it works with; `blobs` are kept mails that it serves as well. Run it without an access log: the
+    query of a link is as good as the link.
     """
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_answer_errors])
 
@@ -54,6 +57,8 @@ def create(service: Service) -> web.Application:
     app.router.add_post("/users/disconnect/confirm", links.disconnect_now)
     app.router.add_get("/openapi.json", docs.openapi)
     app.router.add_get("/docs", docs.page)
+    if blobs is not None:
+        add_routes(app, blobs)
     return app
 
 

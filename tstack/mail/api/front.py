@@ -15,6 +15,7 @@ from tstack.env import Address
 from tstack.identity.seal import Sealer
 from tstack.mail.api.server import Server
 from tstack.mail.api.service import Service
+from tstack.mail.blobs import Blobs
 from tstack.mail.connect import Links
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
@@ -67,9 +68,11 @@ class Front:
 
     def __init__(
         self, store: Store, sealer: Sealer, oauth: OAuth, watcher: Watcher, options: Options,
-        context: ssl.SSLContext | None = None,
+        context: ssl.SSLContext | None = None, blobs: Blobs | None = None,
     ) -> None:  # fmt: skip
-        """`context` is for logins that are tried at mail servers; None trusts the system's authorities."""
+        """`context` is for logins that are tried at mail servers; None trusts the system's authorities. `blobs` are the mails
+        that can be fetched here."""
+        self._blobs = blobs
         self._scheme = "https" if options.tls else "http"
         self._links = Links(sealer, options.url, local=options.local)
         self._service = Service(
@@ -91,12 +94,14 @@ class Front:
     async def start(self) -> None:
         """Listen on all addresses. Raises `Failure`; `stop` it then as well."""
         for address in self._options.addresses:
-            server = Server(self._service, address, tls=self._options.tls)
+            server = Server(self._service, address, tls=self._options.tls, blobs=self._blobs)
             await server.start()
             self.servers.append(server)
             if not self._links.public_url:  # the port may be known only now
                 host = _ANY.get(address.host, address.host)
                 self._links.public_url = f"{self._scheme}://{Address(host, server.address.port)}"
+        if self._blobs is not None and not self._blobs.url:
+            self._blobs.url = self._links.public_url
         parts = urlsplit(self._links.public_url)
         if self.servers and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             log.warning("links of the mail API begin with %s: passwords go there unencrypted", self._links.public_url)

@@ -86,7 +86,10 @@ _USER_SETTINGS: Final[Json] = {
     "archived": _flag("Is it kept, and not watched? False restores it."),
     "enable_tracer": _flag("Are probes sent to it, and followed?"),
     "folders": _texts("Folders to watch, the first one without delay; none: the inbox."),
-    "raw_limit": _number("Mails up to so many bytes are fetched whole; 0: none.", MAX_RAW),
+    "raw_limit": _number("Mails up to so many bytes are published whole; 0: none.", MAX_RAW),
+    "keep_limit": _number(
+        "Of mails up to so many bytes the text is told, and the whole kept to be fetched; 0: none.", MAX_RAW
+    ),
 }
 _CREDENTIALS: Final[Json] = {
     "login_username": _maybe("PLAIN: the name to log in with; null: the address.", maxLength=320),

@@ -19,6 +19,7 @@ from tstack.errors import Failure
 from tstack.mail.api.app import HEADERS, create
 from tstack.mail.api.problems import Problem, answer
 from tstack.mail.api.service import Service
+from tstack.mail.blobs import Blobs
 
 log = logging.getLogger("tstack.mail.api")
 
@@ -48,8 +49,9 @@ class Server:
     """The API on one address. `start` and `stop` it."""
 
     def __init__(
-        self, service: Service, address: Address, *, tls: ssl.SSLContext | None = None, limits: Limits | None = None
-    ) -> None:
+        self, service: Service, address: Address, *, tls: ssl.SSLContext | None = None, limits: Limits | None = None,
+        blobs: Blobs | None = None,
+    ) -> None:  # fmt: skip
         """Port 0 lets the system choose; `address` tells what it chose once it has started."""
         self.address = address
         self.limits = limits or Limits()
@@ -57,7 +59,7 @@ class Server:
         """Connections that there are."""
         self.refused = 0
         """Connections that were one too many."""
-        self.app = create(service)
+        self.app = create(service, blobs)
         self._tls = tls
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None

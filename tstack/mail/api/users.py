@@ -22,6 +22,7 @@ from tstack.mail.records import Connection, Partner, User, check_mailbox
 
 _COMMON: Final = {
     "tag": TEXT, "email": Field(str, 320), "archived": FLAG, "enable_tracer": FLAG, "folders": TEXTS, "raw_limit": Field(int),
+    "keep_limit": Field(int),
 }  # fmt: skip
 _PLAIN: Final = _COMMON | {"login_username": Field(str, 320), "login_password": TEXT}
 _OAUTH: Final = _COMMON | {"oauth2_refresh_token": Field(str, MAX_TOKEN)}
@@ -195,6 +196,7 @@ class Users:
             "enable_tracer": user.enable_tracer,
             "folders": list(user.folders),
             "raw_limit": user.raw_limit,
+            "keep_limit": user.keep_limit,
             "parked_at": user.parked or None,
             "parked_reason": user.reason or None,
             "held": user.held,
