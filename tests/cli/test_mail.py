@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.cli.test_outside import Terminal
 from tests.dovecot import Dovecot
-from tests.processes import Running, command, free_port, module, need, run, wait_until
+from tests.processes import PATIENCE, Running, command, free_port, module, need, run, wait_until
 from tstack.cli.mail import main
 
 
@@ -106,7 +107,6 @@ def test_from_the_first_partner_to_the_first_event_and_over_kill_9(here: Place, 
                 events.wait_for(r'^acme/mail/WORK/bob/new .*"subject":"three"')
                 assert len(re.findall(r"^acme/mail/WORK/bob/connected", events.output, re.MULTILINE)) == 1
                 park(here, events)
-    assert (here.folder / "var" / "tmail.password").stat().st_mode & 0o777 == 0o600
     assert (here.folder / "certs" / "seal.key").stat().st_mode & 0o777 == 0o600
 
 
@@ -164,6 +164,34 @@ def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
     }
 
 
+@pytest.mark.parametrize("keys", [b"q", b"\x03"])
+def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) -> None:
+    """What changes is seen; whoever does not answer is, too; the terminal is as before in the end."""
+    import termios
+
+    with here.up() as stack:
+        stack.wait_for("Ctrl-C stops it")
+        here.does("partner", "add", "acme")
+        here.does("connection", "add", "acme/WORK", "-host=127.0.0.1", f"-port={dovecot.port}", "-tls=none")
+        where = [f"-data-dir={here.folder / 'var'}", f"-certs-dir={here.folder / 'certs'}"]
+        terminal = Terminal([*command("tmail"), "mailboxes", "-watch", *where], 120, 30)
+        try:
+            terminal.until(r"\x1b\[\?1049h\x1b\[\?25l")
+            here.does("user", "add", "acme/WORK/dave", "-login=dave", "-password=-", stdin="secret\n")
+            terminal.until("acme/WORK/dave +connected +0")
+            here.does("user", "password", "acme/WORK/dave", "-password=-", stdin="wrong\n")
+            terminal.until("acme/WORK/dave +auth_failed")
+            stack.kill()
+            terminal.until("does not answer")
+            terminal.type(keys)
+            assert terminal.process.wait(PATIENCE) == (0 if keys == b"q" else 130)
+            terminal.until(r"\x1b\[\?25h\x1b\[\?1049l")
+            assert "Traceback" not in terminal.text
+            assert termios.tcgetattr(terminal.inner) == terminal.before
+        finally:
+            terminal.close()
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -181,6 +209,7 @@ def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
         (("user", "add", "acme/WORK/bob", "-login=bob"), 2, "no password"),
         (("user", "show", "acme/WORK/bob"), 1, "no user bob"),
         (("sweep", "acme/WORK/bob", "-since=soon"), 2, "no date"),
+        (("status", "-watch"), 2, "needs a terminal"),
         (("wrong",), 2, "unrecognized arguments: wrong"),
     ],
 )

@@ -428,3 +428,16 @@ def _exactly(url: str) -> Any:
     from yarl import URL
 
     return URL(url, encoded=True)
+
+
+async def test_a_tag_that_differs_in_case_alone_is_refused(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    assert (await api.user("alice", code="PLAIN", email="alice@example.com")).status == 201
+    for body in ({"tag": "Alice"}, {"tag": "bob", "email": "Alice@example.com"}):
+        answer = await api.user(code="PLAIN", **body)
+        assert (answer.status, "case makes no difference" in answer.json["detail"]) == (400, True)
+    users = f"{CONNECTIONS}/PLAIN/users"
+    assert (await api.ask("DELETE", f"{users}/alice")).status == 204
+    assert (await api.user("Alice", code="PLAIN")).status == 201
+    assert (await api.ask("PUT", f"{users}/alice", json={"archived": False})).status == 400
+    assert (await api.ask("GET", f"{users}/ALICE")).status == 404

@@ -13,7 +13,7 @@ import pytest
 
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
-from tstack.mail import admin
+from tstack.mail import admin, claims
 from tstack.mail.admin import AlreadyThere, NotThere
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
@@ -43,7 +43,7 @@ async def furnish(store: Store) -> tuple[Partner, str]:
 async def test_no_secret_is_in_the_store_or_in_what_is_shown(store: Store) -> None:
     partner, key = await furnish(store)
     page = await store.range("/mail/")
-    assert [item.key for item in page.items] == [
+    assert [item.key for item in page.items if not item.key.startswith("/mail/claim/acme/WORK/")] == [
         "/mail/connection/acme/WORK", "/mail/partner/acme", "/mail/user/acme/WORK/bob",
     ]  # fmt: skip
     everything = b"".join(item.value for item in page.items).decode()
@@ -59,7 +59,7 @@ async def test_no_secret_is_in_the_store_or_in_what_is_shown(store: Store) -> No
 async def test_what_was_sealed_for_one_mailbox_opens_for_no_other(store: Store) -> None:
     await furnish(store)
     bob = await admin.get_user(store, BOB)
-    eve = await admin.create_user(store, SEALER, replace(bob, tag="eve", revision=0))
+    eve = await admin.create_user(store, SEALER, replace(bob, tag="eve", email="", revision=0))
     with pytest.raises(ValueError, match="does not open"):
         admin.open_secret(SEALER, eve)
 
@@ -163,6 +163,51 @@ async def test_what_is_removed_takes_what_is_below_it_along(store: Store) -> Non
     await admin.create_partner(store, SEALER, Partner("acme2"))
     await admin.delete_partner(store, "acme")
     assert [item.key for item in (await store.range("/mail/")).items] == ["/mail/partner/acme2"]
+
+
+async def test_tags_and_addresses_are_there_once_whatever_their_case(store: Store) -> None:
+    """Among those that are not archived, as in the original (S6); spelling and look-ups stay exact."""
+    await furnish(store)
+    with pytest.raises(claims.Taken, match="the tag BOB belongs to the user bob"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "BOB"))
+    with pytest.raises(claims.Taken, match=r"the address Bob@Example\.org"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "ann", "Bob@Example.org"))
+    with pytest.raises(AlreadyThere):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "bob", "bob@example.org"))
+    assert (await store.range("/mail/user/")).items[-1].key == "/mail/user/acme/WORK/bob"
+    await admin.create_connection(store, SEALER, replace(WORK, provider="HOME"))
+    await admin.create_user(store, SEALER, User("acme", "HOME", "BOB", "BOB@example.org"))  # another connection
+
+    await admin.archive_user(store, BOB)
+    big = await admin.create_user(store, SEALER, User("acme", "WORK", "Bob"))
+    assert big.mailbox.topic("new") == "acme/mail/WORK/Bob/new"
+    with pytest.raises(claims.Taken):
+        await admin.restore_user(store, BOB)
+    with pytest.raises(NotThere):
+        await admin.get_user(store, Mailbox("acme", "WORK", "bOB"))
+    await admin.change_user(store, big.mailbox, lambda user: replace(user, email="bob@EXAMPLE.org"))
+    await admin.delete_user(store, big.mailbox)
+    await admin.restore_user(store, BOB)  # tag and address are free again
+    ann = await admin.create_user(store, SEALER, User("acme", "WORK", "ann"))
+    with pytest.raises(claims.Taken):
+        await admin.change_user(store, ann.mailbox, lambda user: replace(user, email="BOB@example.org"))
+    await admin.change_user(store, BOB, lambda user: replace(user, email="new@example.org"))
+    await admin.change_user(store, ann.mailbox, lambda user: replace(user, email="BOB@example.org"))
+
+
+async def test_of_many_who_want_one_tag_at_once_one_gets_it(store: Store) -> None:
+    await furnish(store)
+    spellings = [f"{a}{n}{n}" for a in "aA" for n in "nN"]
+    made = await asyncio.gather(
+        *(admin.create_user(store, SEALER, User("acme", "WORK", tag)) for tag in spellings), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in made) == ["Taken", "Taken", "Taken", "User"]
+
+
+async def test_a_claim_whose_user_is_gone_counts_for_nothing(store: Store) -> None:
+    await furnish(store)
+    await store.delete("/mail/user/acme/WORK/bob")  # by hand
+    await admin.create_user(store, SEALER, User("acme", "WORK", "BOB", "bob@example.org"))
 
 
 async def test_all_secrets_are_sealed_anew_by_rekey(store: Store) -> None:

@@ -67,7 +67,7 @@ async def given_options(store: Store, values: Values) -> MqttOptions:
     Raises `Failure`, `StoreUnavailable`."""
     name, password = values[declared.USERNAME], values[declared.PASSWORD]
     if not name:
-        name, password = await service_user.ensure(store, Path(values[declared.DATA_DIR]))
+        name, password = await service_user.ensure(store, sealer_of(values))
     ca_file = values[declared.CA_CRT_FILE]
     if not ca_file and (own := Path(values[declared.CERTS_DIR]) / "ca.crt").exists():
         ca_file = str(own)
@@ -94,7 +94,7 @@ async def own_options(store: Store, values: Values, addresses: Sequence[tuple[st
         if scheme in ports:
             host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(ports[scheme].host, ports[scheme].host)
             host = f"[{host}]" if ":" in host else host
-            name, password = await service_user.ensure(store, Path(values[declared.DATA_DIR]))
+            name, password = await service_user.ensure(store, sealer_of(values))
             ca_file = values[declared.CA_FILE] or str(Path(values[declared.CERTS_DIR]) / "ca.crt")
             return MqttOptions(
                 form.format(host, ports[scheme].port), name, password, ca_file=ca_file if "localhost" in form else ""

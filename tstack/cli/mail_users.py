@@ -7,9 +7,6 @@ import asyncio
 import getpass
 import json
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -25,10 +22,11 @@ from tstack.errors import Failure, UsageError
 from tstack.logs import clean
 from tstack.mail import admin
 from tstack.mail.asks import ask_key, ask_sweep
-from tstack.mail.assignment import OWNER_PREFIX, WATCHER_PREFIX, Peer, owner_of
+from tstack.mail.assignment import OWNER_PREFIX, Peer, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Mailbox
+from tstack.mail.inquiry import Inquiry
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
 from tstack.mail.providers import Logins, smtp
@@ -37,12 +35,6 @@ from tstack.mail.submission import check_address
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
-
-ASK_TIMEOUT = 5.0
-"""Seconds that a watcher has to answer."""
-
-MAX_ANSWER = 64 << 20
-"""Bytes of its answer at most: twenty thousand mailboxes have a tenth of that."""
 
 
 def path_argument(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +51,12 @@ def prefix_argument(parser: argparse.ArgumentParser) -> None:
     """[PARTNER[/CODE]]."""
     parser.add_argument("prefix", metavar="PARTNER[/CODE]", nargs="?", default="", help="of those alone")
     parser.add_argument("-state", "--state", default="", help="those in this state alone, as in parked")
+    watch_argument(parser)
+
+
+def watch_argument(parser: argparse.ArgumentParser) -> None:
+    """-watch."""
+    parser.add_argument("-watch", "--watch", action="store_true", help="anew each second; q or Ctrl-C ends it")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -242,8 +240,7 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
         found: list[dict[str, Any]] = []
         lines: list[str] = []
-        for peer in await _peers(store):
-            answer = await _ask(peer, "/status")
+        for peer, answer in await _ask(store, "/status"):
             found.append({"watcher": peer.tag, "admin": peer.admin} | answer)
             if "error" in answer:
                 lines.append(f"{peer.tag}  {answer['error']}")
@@ -251,7 +248,8 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
             states = ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())) or "none"
             lines.append(
                 f"{peer.tag}  {answer['mailboxes']} of at most {answer['capacity']} mailboxes ({states}); "
-                f"{answer['published']} events published, {answer['waiting']} wait"
+                f"{answer['published']} events published, {answer['waiting']} wait, "
+                f"{answer['deadLetters']} dead letters"
             )
             traced = answer.get("tracers", {})  # a watcher of before has none
             if any(traced.values()):
@@ -268,14 +266,18 @@ def mailboxes(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         found: list[dict[str, Any]] = []
-        for peer in await _peers(store):
-            answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(flags.prefix)}")
+        unasked: list[str] = []
+        for peer, answer in await _ask(store, "/mailboxes", {"prefix": flags.prefix}):
             if "error" in answer:
-                print(f"{peer.tag}: {answer['error']}", file=sys.stderr)
+                unasked.append(f"{peer.tag}: {answer['error']}")
             found += [one | {"watcher": peer.tag} for one in answer.get("mailboxes", ())]
         found = [one for one in found if flags.state in ("", one["state"])]
         found.sort(key=lambda one: (one["partner"], one["provider"], one["tag"]))
-        return Answer([_line(one) for one in found], found)
+        lines = [_line(one) for one in found]
+        if flags.watch and not flags.json:
+            return Answer([*unasked, *lines], found)
+        sys.stderr.writelines(f"{line}\n" for line in unasked)
+        return Answer(lines, found)
 
     return work
 
@@ -290,9 +292,8 @@ def inspect(values: Values, flags: argparse.Namespace) -> Work:
         shown["Watcher"] = owner_of(owner).tag if owner else ""
         checkpoint = await store.get(CHECKPOINT_PREFIX + mailbox.path)
         shown["Checkpoint"] = json.loads(checkpoint.value).get("Folders") if checkpoint else None
-        for peer in await _peers(store):
+        for peer, answer in await _ask(store, "/mailboxes", {"prefix": mailbox.path}):
             if peer.tag == shown["Watcher"]:
-                answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(mailbox.path)}")
                 here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]
                 shown |= {"Now": here[0]} if here else {}
         if shown["EnableTracer"]:
@@ -321,8 +322,7 @@ async def _tracers(store: Store, mailbox: Mailbox) -> list[dict[str, Any]]:
     """What all watchers know of a mailbox' last tracers: of one whose mailbox has moved, two of them do."""
     found: dict[str, dict[str, Any]] = {}
     states = ("delivered", "detected", "failed", "missing", "sent")
-    for peer in await _peers(store):
-        answer = await _ask(peer, f"/tracers?{urllib.parse.urlencode({'mailbox': mailbox.path})}")
+    for _, answer in await _ask(store, "/tracers", {"mailbox": mailbox.path}):
         for one in answer.get("tracers", ()):
             known = found.setdefault(one["uid"], one)
             state = min(known["state"], one["state"], key=states.index)
@@ -371,33 +371,12 @@ def test_login(values: Values, flags: argparse.Namespace) -> Work:
     return work
 
 
-async def _peers(store: Store) -> list[Peer]:
-    page = await store.range(WATCHER_PREFIX)
-    found = []
-    for item in page.items:
-        try:
-            found.append(Peer.from_item(item))
-        except ValueError as error:
-            print(f"{item.key}: {error}", file=sys.stderr)
-    return found
-
-
-async def _ask(peer: Peer, path: str) -> dict[str, Any]:
-    """What a watcher's admin listener answers; `error` in it when it does not."""
-    if not peer.admin:
-        return {"error": "has no admin listener"}
-
-    def get() -> dict[str, Any]:
-        try:
-            with urllib.request.urlopen(peer.admin + path, timeout=ASK_TIMEOUT) as answer:  # noqa: S310 - always http
-                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER))
-                return found
-        except (OSError, ValueError, urllib.error.URLError) as error:
-            return {"error": f"{peer.admin} does not answer: {error}"}
-
-    if not peer.admin.startswith("http://"):
-        return {"error": "has an admin listener that cannot be asked"}
-    return await asyncio.to_thread(get)
+async def _ask(store: Store, path: str, query: dict[str, object] | None = None) -> list[tuple[Peer, dict[str, Any]]]:
+    """What the watchers' admin listeners answer, all asked at once; `error` in it where one does not."""
+    inquiry = Inquiry(store)
+    peers = await inquiry.peers()
+    said = await asyncio.gather(*(inquiry.ask(peer, path, query) for peer in peers))
+    return [(one.peer, one.json if one.status == 200 else {"error": one.trouble}) for one in said]
 
 
 def _line(one: dict[str, Any]) -> str:

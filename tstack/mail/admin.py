@@ -18,8 +18,9 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from tstack.errors import Failure
-from tstack.identity.seal import Sealer
+from tstack.identity.seal import SealBroken, Sealer
 from tstack.identity.users import now_text
+from tstack.mail import claims, service_user
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import (
@@ -37,7 +38,7 @@ from tstack.mail.records import (
     partner_key,
     user_key,
 )
-from tstack.store.interface import MAX_CHANGES, Change, Delete, Item, Store
+from tstack.store.interface import MAX_CHANGES, Change, Delete, Item, Put, Store
 
 log = logging.getLogger("tstack.mail")
 
@@ -116,6 +117,7 @@ async def delete_partner(store: Store, name: str) -> None:
     """Remove a partner with its connections and users. Raises `NotThere`."""
     await get_partner(store, name)
     await _empty(store, f"{USER_PREFIX}{name}/")
+    await _empty(store, f"{claims.CLAIM_PREFIX}{name}/")
     await _empty(store, f"{CONNECTION_PREFIX}{name}/")
     await store.delete(partner_key(name))
 
@@ -166,6 +168,7 @@ async def delete_connection(store: Store, partner: str, provider: str) -> None:
     """Remove a connection and all of its users. Raises `NotThere`."""
     await get_connection(store, partner, provider)
     await _empty(store, f"{USER_PREFIX}{partner}/{provider}/")
+    await _empty(store, f"{claims.CLAIM_PREFIX}{partner}/{provider}/")
     await store.delete(connection_key(partner, provider))
 
 
@@ -173,7 +176,7 @@ async def delete_connection(store: Store, partner: str, provider: str) -> None:
 
 
 async def create_user(store: Store, sealer: Sealer, user: User, secret: str | None = None) -> User:
-    """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`."""
+    """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`, `claims.Taken`."""
     await get_connection(store, user.partner, user.provider)
     now = now_text()
     user = replace(user, created=now, changed=now)
@@ -198,7 +201,7 @@ async def list_users(
 
 
 async def change_user(store: Store, mailbox: Mailbox, change: Callable[[User], User]) -> User:
-    """Change a user; new credentials by `with_secret`. Raises `NotThere`."""
+    """Change a user; new credentials by `with_secret`. Raises `NotThere`, `claims.Taken`."""
     return await _change(store, _named(user_key, mailbox), User.from_json, change, _user(mailbox))
 
 
@@ -216,7 +219,7 @@ async def archive_user(store: Store, mailbox: Mailbox) -> User:
 
 
 async def restore_user(store: Store, mailbox: Mailbox) -> User:
-    """Watch an archived mailbox again, from where it was left. Raises `NotThere`."""
+    """Watch an archived mailbox again, from where it was left. Raises `NotThere`, `claims.Taken`."""
     return await change_user(store, mailbox, lambda user: replace(user, archived=False))
 
 
@@ -233,8 +236,13 @@ async def unpark_user(store: Store, mailbox: Mailbox) -> User:
 
 async def delete_user(store: Store, mailbox: Mailbox) -> None:
     """Remove a user and how far it was read; a new one of that tag begins anew. Raises `NotThere`."""
-    await get_user(store, mailbox)
-    await store.commit(Delete(user_key(mailbox)), Delete(CHECKPOINT_PREFIX + mailbox.path))
+    for attempt in range(ATTEMPTS):
+        user = await get_user(store, mailbox)
+        gone = [Delete(CHECKPOINT_PREFIX + mailbox.path), *map(Delete, claims.claims(user))]
+        if await store.commit(Delete(user.key, user.revision), *gone) is not None:
+            return
+        await _pause(attempt)
+    raise _busy(_user(mailbox))
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------
@@ -276,6 +284,11 @@ async def rekey(store: Store, sealer: Sealer) -> tuple[int, int]:
             if page.after is None:
                 break
             page = await store.range(prefix, after=page.after, limit=_PAGE, revision=page.revision)
+    try:
+        done += await service_user.rekey(store, sealer)
+    except SealBroken as error:
+        broken += 1
+        log.warning("%s is left as it is: %s", service_user.KEY, error)
     return done, broken
 
 
@@ -337,10 +350,15 @@ def _check(record: Partner | Connection | User) -> bytes:
 
 
 async def _create(store: Store, record: R, what: str) -> R:
-    revision = await store.create(_checked_key(record), _check(record))
-    if revision is None:
-        raise AlreadyThere(f"there is {what} already", "change it, or choose another name")
-    return replace(record, revision=revision)
+    key, data = _checked_key(record), _check(record)
+    for attempt in range(ATTEMPTS):
+        if await store.get(key) is not None:
+            raise AlreadyThere(f"there is {what} already", "change it, or choose another name")
+        revision = await store.commit(Put(key, data, 0), *await _claims(store, None, record))
+        if revision is not None:
+            return replace(record, revision=revision)
+        await _pause(attempt)
+    raise _busy(what)
 
 
 async def _get(store: Store, key: str, decode: Callable[[str, bytes, int], R], what: str) -> R:
@@ -365,11 +383,26 @@ async def _change(
         if new == old:
             return old
         new = replace(new, changed=now_text())
-        revision = await store.replace(key, _check(new), old.revision)
+        revision = await store.commit(Put(key, _check(new), old.revision), *await _claims(store, old, new))
         if revision is not None:
             return replace(new, revision=revision)
-        await asyncio.sleep(_PAUSE * (attempt + 1) * secrets.SystemRandom().random())
-    raise Failure(f"{what} is being changed by others all the time", "try again")
+        await _pause(attempt)
+    raise _busy(what)
+
+
+async def _claims(store: Store, old: object, new: object) -> list[Change]:
+    """What else a change of a record commits. Raises `claims.Taken`."""
+    if not isinstance(new, User):
+        return []
+    return await claims.changes(store, old if isinstance(old, User) else None, new)
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(_PAUSE * (attempt + 1) * secrets.SystemRandom().random())
+
+
+def _busy(what: str) -> Failure:
+    return Failure(f"{what} is being changed by others all the time", "try again")
 
 
 async def _page(

@@ -19,6 +19,8 @@ from tstack.errors import Failure
 from tstack.mail import metrics
 from tstack.mail.event import rfc3339
 from tstack.mail.folder import mark_json
+from tstack.mail.letters import Letters
+from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -38,10 +40,11 @@ _http_log.addFilter(_is_ours)
 
 
 class Listener:
-    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/tracers`."""
+    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/tracers`; with a ticket, `letters.py`'s routes."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, letters: Letters) -> None:
         self._station = station
+        self._letters = letters
         self._runner: web.AppRunner | None = None
 
     async def listen(self, address: Address) -> Address:
@@ -54,6 +57,7 @@ class Listener:
             app.router.add_get("/status", self._status)
             app.router.add_get("/mailboxes", self._mailboxes)
             app.router.add_get("/tracers", self._tracers)
+            self._letters.add_routes(app)
             self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
@@ -67,6 +71,7 @@ class Listener:
 
     async def stop(self) -> None:
         """Stop listening."""
+        await self._letters.stop()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -94,7 +99,7 @@ class Listener:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         text = metrics.exposition(self._station)
-        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
         station = self._station
@@ -119,6 +124,7 @@ class Listener:
                     "delivered": station.tracers.delivered,
                     "missing": station.tracers.missing.total(),
                 },
+                "deadLetters": station.outbox.dead_letters[0],
                 "brokerConnected": station.connected,
                 "leaseHeld": watcher.membership.held,
                 "reasons": list(self._complaints()),

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
 
 from tstack.mail.mailbox import State
-from tstack.mail.tracers import BUCKETS, STAGES, Latency, Tracers
+from tstack.mail.tracers import STAGES, Tracers
+from tstack.web.exposition import Page
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(station: Station) -> str:
@@ -26,14 +25,13 @@ def exposition(station: Station) -> str:
     boxes = list(watcher.boxes.values())
     states = Counter(box.condition.state for box in boxes)
     found = sum(box.watch.told for box in boxes if box.watch is not None)
-    lines: list[str] = []
+    page = Page()
 
     def add(name: str, kind: str, text: str, value: float | Mapping[str, float], label: str = "") -> None:
-        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
         if isinstance(value, Mapping):
-            lines.extend(f'{name}{{{label}="{key}"}} {number}' for key, number in sorted(value.items()))
+            page.add_by(label, name, kind, text, value)
         else:
-            lines.append(f"{name} {value}")
+            page.add(name, kind, text, value)
 
     add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
     add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
@@ -59,6 +57,9 @@ def exposition(station: Station) -> str:
     add("tstack_mail_published_total", "counter", "Events that the broker has confirmed.", publisher.published)
     add("tstack_mail_refused_total", "counter", "Tries that the broker refused.", publisher.refused)
     add("tstack_mail_dead_letters_total", "counter", "Events that became dead letters.", publisher.buried)
+    dead, dead_size = outbox.dead_letters
+    add("tstack_mail_dead_letters_kept", "gauge", "Dead letters that are kept, of webhooks too.", dead)
+    add("tstack_mail_dead_letters_kept_bytes", "gauge", "Bytes of these.", dead_size)
     add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
     add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
     apis = station.api.servers
@@ -67,15 +68,15 @@ def exposition(station: Station) -> str:
         "tstack_mail_api_refused_total", "counter", "Connections to it that were one too many.",
         sum(api.refused for api in apis),
     )  # fmt: skip
-    lines += _tracers(station.tracers)
     add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
     add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
-    return "\n".join(lines) + "\n"
+    _tracers(page, station.tracers)
+    return str(page)
 
 
-def _tracers(tracers: Tracers) -> Iterator[str]:
+def _tracers(page: Page, tracers: Tracers) -> None:
     """Of the tracers; `app.schedule_tracer_email.count` is the original's name for how many were to be sent."""
     counters = {
         "app_schedule_tracer_email_count": ("Tracers that were to be sent.", tracers.sent + tracers.failed),
@@ -85,20 +86,12 @@ def _tracers(tracers: Tracers) -> Iterator[str]:
         "tstack_mail_tracers_delivered_total": ("Own tracers whose event a subscriber has got.", tracers.delivered),
     }
     for name, (text, value) in counters.items():
-        yield from (f"# HELP {name} {text}", f"# TYPE {name} counter", f"{name} {value}")
-    name = "tstack_mail_tracers_missing_total"
-    yield from (f"# HELP {name} Own tracers of which the mail, or the event, has not come.", f"# TYPE {name} counter")
-    yield from (f'{name}{{stage="{stage}"}} {tracers.missing[stage]}' for stage in STAGES)
-    name = "tstack_mail_tracer_latency_seconds"
-    yield from (f"# HELP {name} From sent to found in the mailbox, and to a subscriber.", f"# TYPE {name} histogram")
-    for stage, latency in zip(STAGES, (tracers.latency, tracers.end_to_end), strict=True):
-        yield from _histogram(name, f'stage="{stage}"', latency)
-
-
-def _histogram(name: str, label: str, latency: Latency) -> Iterator[str]:
-    count = 0
-    for bound, here in zip((*map(str, BUCKETS), "+Inf"), latency.counts, strict=True):
-        count += here
-        yield f'{name}_bucket{{{label},le="{bound}"}} {count}'
-    yield f"{name}_sum{{{label}}} {latency.total}"
-    yield f"{name}_count{{{label}}} {latency.number}"
+        page.add(name, "counter", text, value)
+    page.add(
+        "tstack_mail_tracers_missing_total", "counter", "Own tracers of which the mail, or the event, has not come.",
+        [({"stage": stage}, tracers.missing[stage]) for stage in STAGES],
+    )  # fmt: skip
+    page.add_histogram(
+        "tstack_mail_tracer_latency_seconds", "From sent to found in the mailbox, and to a subscriber.",
+        [({"stage": stage}, one) for stage, one in zip(STAGES, (tracers.latency, tracers.end_to_end), strict=True)],
+    )  # fmt: skip

@@ -28,6 +28,7 @@ from tstack.mail.api import front
 from tstack.mail.assignment import CAPACITY, TTL, Peer
 from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.event import Mailbox
+from tstack.mail.letters import Letters
 from tstack.mail.listener import Listener
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
@@ -89,7 +90,7 @@ class Station:
         self._oauth = OAuth()
         logins = Logins(store, sealer, self._oauth)
         peer = Peer(watcher_tag(folder / "watcher"), options.weight, options.capacity, secrets.token_hex(8))
-        self._listener = Listener(self)
+        self._listener = Listener(self, Letters(self.outbox, sealer, peer.tag))
         self._parts = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(

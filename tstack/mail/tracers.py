@@ -20,7 +20,7 @@ import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -32,6 +32,7 @@ from tstack.mail.folder import Found, Mark, Notice, Sink
 from tstack.mail.mailbox import CannotLogIn, Credentials
 from tstack.mail.submission import Submission
 from tstack.mail.tracer_token import Sent, compose, in_mail, notice, token, verified
+from tstack.web.exposition import Histogram
 
 log = logging.getLogger("tstack.mail")
 
@@ -138,23 +139,6 @@ class Record:
         }
 
 
-@dataclass
-class Latency:
-    """How long tracers took: counts by `BUCKETS` (the last one: longer), their number and their sum in seconds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    number: int = 0
-    total: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """One more; clocks that disagree make no time negative."""
-        seconds = max(0.0, seconds)
-        at = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))
-        self.counts[at] += 1
-        self.number += 1
-        self.total += seconds
-
-
 async def nobody_listens() -> bool:
     """No subscriber of ours: tracers are followed to their mailbox."""
     return False
@@ -186,9 +170,9 @@ class Tracers:
         self._log: OrderedDict[str, Record] = OrderedDict()
         self.sent = self.failed = self.detected = self.delivered = 0
         self.missing: Counter[Stage] = Counter()
-        self.latency = Latency()
+        self.latency = Histogram(BUCKETS)
         """Until the watcher found them in their mailbox."""
-        self.end_to_end = Latency()
+        self.end_to_end = Histogram(BUCKETS)
         """Until a subscriber of the broker had their events."""
 
     @property
