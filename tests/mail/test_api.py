@@ -89,6 +89,15 @@ async def test_connections_as_the_original_s_clients_know_them(api: Desk) -> Non
     assert (await api.ask("DELETE", f"{CONNECTIONS}/PLAIN")).status == 404
 
 
+async def test_users_are_counted_without_being_read(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    for tag in ("a", "b", "c"):
+        await api.user(tag, code="PLAIN")
+    await api.store.put("/mail/user/acme/PLAIN/b", b"whatever it says")
+    assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["users_count"] == 3
+    assert (await api.ask("GET", CONNECTIONS)).json[0]["users_count"] == 3
+
+
 async def test_a_partner_may_have_providers_of_codes_of_its_own(api: Desk) -> None:
     made = await api.connection(
         imap_provider_code="firm", kind="PLAIN", imap_host="imap.firm.example", imap_tls="starttls"

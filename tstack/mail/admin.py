@@ -197,6 +197,12 @@ async def list_users(
     return users, None if end is None else unquote(end)
 
 
+async def count_users(store: Store, partner: str, provider: str) -> int:
+    """How many users a connection has, archived ones too."""
+    _named(connection_key, partner, provider)
+    return await store.count(f"{USER_PREFIX}{partner}/{provider}/")
+
+
 async def change_user(store: Store, mailbox: Mailbox, change: Callable[[User], User]) -> User:
     """Change a user; new credentials by `with_secret`. Raises `NotThere`."""
     return await _change(store, _named(user_key, mailbox), User.from_json, change, _user(mailbox))

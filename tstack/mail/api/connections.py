@@ -23,6 +23,8 @@ _FIELDS: Final = {
 _SHOWN: Final = ("users_count", "title", "created_at", "updated_at")
 """Fields that are only read; to write them changes nothing."""
 
+_SLICE: Final = 50  # users that are decoded at a time: some milliseconds
+
 
 class Connections:
     """The handlers; each is given the partner who asks."""
@@ -111,24 +113,29 @@ class Connections:
         check_settings(new, local=self._service.local)
         return new
 
-    async def _count(self, connection: Connection, connected: bool = False) -> int:
+    async def _count(self, connection: Connection) -> int:
         """How many users it has."""
-        count, after = 0, ""
-        while True:
-            users, end = await admin.list_users(self._store, connection.partner, connection.provider, after=after)
-            count += sum(1 for user in users if user.secret) if connected else len(users)
-            if end is None:
-                return count
-            after = end
+        return await admin.count_users(self._store, connection.partner, connection.provider)
+
+    async def _has_credentials(self, connection: Connection) -> bool:
+        """Has one of its users credentials? Read some at a time: the event loop has other things to do."""
+        after: str | None = ""
+        while after is not None:
+            users, after = await admin.list_users(
+                self._store, connection.partner, connection.provider, after=after, limit=_SLICE
+            )
+            if any(user.secret for user in users):
+                return True
+        return False
 
     async def _check_nothing_leaves(self, old: Connection, new: Connection, secret: str | None) -> None:
         if old.secret and secret is None:
             raise Problem(
                 400, "other servers would get the client secret that is kept", "send oauth2_client_secret as well"
             )
-        if count := await self._count(old, connected=True):
+        if await self._has_credentials(old):
             raise Problem(
-                409, f"credentials of {count} users would go to another server",
+                409, "credentials of users would go to another server",
                 "make another connection for it, or disconnect these users first",
             )  # fmt: skip
 
