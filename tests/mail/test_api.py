@@ -252,6 +252,22 @@ async def test_parked_and_unparked(api: Desk) -> None:
     assert state == {"tag": "bob", "state": "throttled", "reason": "slow down", "next_try_seconds": 12.5}
 
 
+async def test_another_name_to_log_in_with_is_tried_at_once(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    await api.user(code="PLAIN", login_username="wrong", login_password="secret", email="bob@example.com")
+    bob, path = Mailbox("acme", "PLAIN", "bob"), f"{CONNECTIONS}/PLAIN/users/bob"
+    for change in ({"login_username": "right"}, {"login_username": ""}, {"email": "b@example.com"}):
+        await admin.park_user(api.store, bob, "refused", held=False)
+        changed = await api.ask("PUT", path, json=change)
+        assert (changed.status, changed.json["parked_at"], changed.json["parked_reason"]) == (200, None, None), change
+        assert (await admin.get_user(api.store, bob)).connected
+    await admin.park_user(api.store, bob, "refused", held=False)
+    same = await api.ask("PUT", path, json={"login_username": "", "email": "b@example.com", "folders": ["Alerts"]})
+    assert same.json["parked_reason"] == "refused"
+    await admin.park_user(api.store, bob, "on holiday")
+    assert (await api.ask("PUT", path, json={"login_username": "other"})).json["held"]
+
+
 async def test_replayed(api: Desk) -> None:
     await api.connection()
     await api.user()

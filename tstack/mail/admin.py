@@ -249,6 +249,11 @@ async def delete_user(store: Store, mailbox: Mailbox) -> None:
 def with_secret(sealer: Sealer, user: User, secret: str, login: str | None = None) -> User:
     """The user with this password or refresh token, sealed; it is no longer parked by failures. Blank: disconnected."""
     user = replace(user, login=user.login if login is None else login, secret=_seal(sealer, user, secret))
+    return renewed(user)
+
+
+def renewed(user: User) -> User:
+    """The user with other credentials, which a name to log in with is part of: what failed with the old ones counts no more."""
     if not user.held:
         user = replace(user, parked="", reason="")
     return replace(user, connected_at=now_text() if user.connected else "")

@@ -175,6 +175,8 @@ class Users:
                 new = replace(new, login=login)
             if secret is not None:
                 return admin.with_secret(self._sealer, new, secret)
+            if (new.login or new.email) != (user.login or user.email):
+                return admin.renewed(new)
             return replace(new, connected_at=(new.connected_at or now_text()) if new.connected else "")
 
         return change
