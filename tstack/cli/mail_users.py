@@ -22,6 +22,7 @@ from tstack.env import Values
 from tstack.errors import Failure, UsageError
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.assignment import OWNER_PREFIX, WATCHER_PREFIX, Peer, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
@@ -30,7 +31,6 @@ from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
 from tstack.mail.providers import Logins
 from tstack.mail.records import User, check_mailbox
-from tstack.mail.watcher import ask_key, ask_sweep
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]

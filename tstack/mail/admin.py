@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.identity.users import now_text
+from tstack.mail.asks import ask_gone
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import (
@@ -115,7 +116,7 @@ async def retire_api_key(store: Store, name: str) -> Partner:
 async def delete_partner(store: Store, name: str) -> None:
     """Remove a partner with its connections and users. Raises `NotThere`."""
     await get_partner(store, name)
-    await _empty(store, f"{USER_PREFIX}{name}/")
+    await _remove_users(store, f"{name}/")
     await _empty(store, f"{CONNECTION_PREFIX}{name}/")
     await store.delete(partner_key(name))
 
@@ -165,7 +166,7 @@ async def change_connection(
 async def delete_connection(store: Store, partner: str, provider: str) -> None:
     """Remove a connection and all of its users. Raises `NotThere`."""
     await get_connection(store, partner, provider)
-    await _empty(store, f"{USER_PREFIX}{partner}/{provider}/")
+    await _remove_users(store, f"{partner}/{provider}/")
     await store.delete(connection_key(partner, provider))
 
 
@@ -176,7 +177,7 @@ async def create_user(store: Store, sealer: Sealer, user: User, secret: str | No
     """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`."""
     await get_connection(store, user.partner, user.provider)
     now = now_text()
-    user = replace(user, created=now, changed=now)
+    user = replace(user, created=now, changed=now, incarnation=secrets.token_hex(8))
     if secret is not None:
         user = with_secret(sealer, user, secret)
     return await _create(store, user, f"a user {user.tag} of {user.partner}/{user.provider}")
@@ -240,7 +241,7 @@ async def unpark_user(store: Store, mailbox: Mailbox) -> User:
 async def delete_user(store: Store, mailbox: Mailbox) -> None:
     """Remove a user and how far it was read; a new one of that tag begins anew. Raises `NotThere`."""
     await get_user(store, mailbox)
-    await store.commit(Delete(user_key(mailbox)), Delete(CHECKPOINT_PREFIX + mailbox.path))
+    await store.commit(*_without(mailbox.path))
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------
@@ -395,6 +396,21 @@ async def _page(
         except ValueError as error:
             log.warning("the record %s makes no sense: %s", item.key, error)
     return found, None if page.after is None else page.after.removeprefix(prefix)
+
+
+async def _remove_users(store: Store, prefix: str) -> None:
+    """Remove all users whose paths begin like this, some at a time, and what else there is of them."""
+    while True:
+        page = await store.range(USER_PREFIX + prefix, limit=MAX_CHANGES // 3)
+        if not page.items:
+            break
+        await store.commit(*(change for item in page.items for change in _without(item.key.removeprefix(USER_PREFIX))))
+    await _empty(store, CHECKPOINT_PREFIX + prefix)
+
+
+def _without(path: str) -> tuple[Change, ...]:
+    """What removes a user: its record, how far it was read, and what the broker retains of it."""
+    return Delete(USER_PREFIX + path), Delete(CHECKPOINT_PREFIX + path), ask_gone(path)
 
 
 async def _empty(store: Store, prefix: str) -> None:

@@ -164,8 +164,9 @@ class Outbox:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    async def append(self, mailbox: str, folder: str, events: Sequence[Entry], mark: Mark) -> None:
-        """Keep events and the mark behind them; on disk, together, when this returns. Events that are there are passed over.
+    async def append(self, mailbox: str, folder: str, events: Sequence[Entry], mark: Mark | None) -> None:
+        """Keep events and the mark behind them, if there is one; on disk, together, when this returns. Events that are there
+        are passed over.
 
         Waits while the outbox is full. Raises `Failure` when the file cannot be used any more.
         """
@@ -185,7 +186,8 @@ class Outbox:
             self._appended(mailbox, change)
             unpublished = self._unpublished.setdefault(mailbox, Unpublished())
             unpublished.add(sorted(change.entries))
-            unpublished.mark(folder, mark)
+            if mark is not None:
+                unpublished.mark(folder, mark)
             self._safe(mailbox)
             self._room.let_in()
 
@@ -210,9 +212,24 @@ class Outbox:
         """How far each folder has been read, as far as this outbox knows."""
         return await self._do(lambda file: file.marks(mailbox))
 
+    async def begin(self, mailbox: str, incarnation: str) -> None:
+        """The mailbox is of this user. Was it of an earlier one of that tag, its marks and keys are forgotten."""
+
+        def then(another: bool) -> None:
+            if another:
+                self._forgotten(mailbox)
+
+        await self._do(lambda file: file.begin(mailbox, incarnation), then)
+
     async def forget(self, mailbox: str) -> None:
         """A mailbox is gone: forget its marks and keys. Events of it that wait go out all the same."""
-        await self._do(lambda file: file.forget(mailbox))
+        await self._do(lambda file: file.forget(mailbox), lambda _: self._forgotten(mailbox))
+
+    def _forgotten(self, mailbox: str) -> None:
+        unpublished = self._unpublished.get(mailbox)
+        if unpublished is not None:
+            unpublished.forget_marks()
+            self._safe(mailbox)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 

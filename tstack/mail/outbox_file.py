@@ -4,6 +4,7 @@
     entry      events: waiting, published (kept for a while, for replays) or dead
     hook       the same for deliveries by webhook, which go their own way
     mark       how far each folder has been read, written with the events that were found on the way there
+    incarnation  which of several users of one tag, one after the other, the marks and keys are of
     seen       the keys of the mails that a mailbox told of last, for folders that are renumbered
     transmit   what the last webhooks were answered
 
@@ -64,6 +65,9 @@ CREATE TABLE transmit (
     number INTEGER PRIMARY KEY AUTOINCREMENT, mailbox INTEGER NOT NULL, source TEXT NOT NULL, id TEXT NOT NULL,
     at REAL NOT NULL, attempt INTEGER NOT NULL, code INTEGER NOT NULL, body TEXT NOT NULL);
 """
+
+_LATER = "CREATE TABLE IF NOT EXISTS incarnation (mailbox INTEGER PRIMARY KEY, name TEXT NOT NULL)"
+"""What came later, and files of the first release lack: they go on without a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,7 @@ class OutboxFile:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._check()
+        self.db.execute(_LATER)
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = FULL")
         self._mailboxes = dict(self.db.execute("SELECT name, number FROM mailbox").fetchall())
@@ -508,6 +513,16 @@ class OutboxFile:
             if self.db.execute("SELECT 1 FROM seen WHERE mailbox = ? AND key = ?", (mailbox, key)).fetchone():
                 found.add(key)
         return found
+
+    def begin(self, name: str, incarnation: str) -> bool:
+        """Note whose a mailbox is. True: it was another one's, whose marks and keys are forgotten."""
+        mailbox = self._mailbox(name)
+        row = self.db.execute("SELECT name FROM incarnation WHERE mailbox = ?", (mailbox,)).fetchone()
+        if (row[0] if row else "") == incarnation:
+            return False
+        self.forget(name)
+        self.db.execute("INSERT OR REPLACE INTO incarnation VALUES (?, ?)", (mailbox, incarnation))
+        return True
 
     def forget(self, name: str) -> None:
         """A mailbox is gone: its marks and keys go too. What waits of it goes out all the same."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -159,6 +161,13 @@ class MailSink:
             "size": mail.size,
         }
         return Notice("skipped", f"{mail.id}.skipped", data, mail.folder)
+
+
+def state_gone(mailbox: Mailbox) -> Entry:
+    """What ends the retained state of a mailbox that was removed: a message of no bytes (MQTT 5.0 3.3.1.3)."""
+    return Entry(
+        mailbox.topic("state"), b"", True, f"{mailbox.source()}/state", f"gone.{next(_numbers)}.{time.time_ns()}"
+    )
 
 
 def user_connected(mailbox: Mailbox, email: str, terms: Terms, now: datetime) -> Entry:

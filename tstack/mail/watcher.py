@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +25,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import SealBroken, Sealer
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.asks import ASK_PREFIX, Ask
 from tstack.mail.assignment import (
     OWNER_PREFIX,
     TTL,
@@ -56,15 +55,12 @@ from tstack.mail.records import (
     User,
     parked_since,
 )
-from tstack.mail.sink import MailSink, Terms, user_connected, user_disconnected
+from tstack.mail.sink import MailSink, Terms, state_gone, user_connected, user_disconnected
 from tstack.service import spawn
 from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
 
 log = logging.getLogger("tstack.mail")
-
-ASK_PREFIX = "/mail/ask/"
-"""What a mailbox's owner is asked to do once (`sweep`), by the mailbox's path."""
 
 STARTS = 100.0
 """Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
@@ -146,7 +142,7 @@ class Watcher:
         )
         self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
         self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._touched)
-        self.asks = Mirror(store, ASK_PREFIX, lambda item: item, self._asked)
+        self.asks = Mirror(store, ASK_PREFIX, Ask.from_item, self._asked)
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
@@ -323,6 +319,8 @@ class Watcher:
             if user is not None:
                 box.user = user
             self._end(box)
+        if (ask := self.asks.values.get(path)) is not None and ask.gone:
+            self._clear(path, user, ask)
 
     def _begin(self, path: str, user: User) -> None:
         owner = self.owners.values.get(path)
@@ -364,7 +362,7 @@ class Watcher:
         """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
         limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
-        mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
+        mine = (user.incarnation, user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
         theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
@@ -384,7 +382,7 @@ class Watcher:
             while await self._claim(box, owner):
                 try:
                     # not the watch's own marks: those may be ahead of what the outbox has
-                    await self._watch(box, await self.checkpoints.resume(box.path))
+                    await self._watch(box, await self.checkpoints.resume(box.path, box.user.incarnation))
                     break
                 except asyncio.CancelledError:
                     box.watch = None
@@ -447,8 +445,8 @@ class Watcher:
         account = replace(account, raw_limit=self._raw_limit(user))
         gate = self.gates[account.where.host]
         box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
-        if (ask := self.asks.values.get(box.path)) is not None:
-            self._ask(box, ask)
+        if (ask := self.asks.values.get(box.path)) is not None and not ask.gone:
+            self._ask(box.watch, ask)
         await box.watch.run()
 
     def _is(self, box: Box, sink: MailSink, condition: Condition) -> None:
@@ -473,7 +471,7 @@ class Watcher:
             entry = user_connected(user.mailbox, user.email or user.login, terms, when)
         else:  # the same whenever it is told: by what it ends
             entry = user_disconnected(user.mailbox, terms, datetime.fromisoformat(user.announced))
-        await self.outbox.append(box.path, "", [entry], Mark(0, 0))
+        await self.outbox.append(box.path, "", [entry], None)
         told = user.connected_at
         with contextlib.suppress(admin.NotThere):
             box.user = await admin.change_user(self._store, user.mailbox, lambda user: replace(user, announced=told))
@@ -494,16 +492,16 @@ class Watcher:
 
     async def _give_back(self, box: Box) -> None:
         user = self.users.values.get(box.path)
-        if not self._stopping and not (user is not None and self._watchable(user)):
+        if not self._stopping and user is not None and not self._watchable(user):
             sink = MailSink(self.outbox, box.user.mailbox, Terms)
-            held = user is not None and user.held and not user.archived
-            sink.condition(Condition("parked" if held else "stopped", user.reason if user and held else ""))
+            held = user.held and not user.archived
+            sink.condition(Condition("parked" if held else "stopped", user.reason if held else ""))
         async with asyncio.timeout(LAST_WORDS if self._stopping else HAND_OVER):
             while self.outbox.unpublished(box.path) and not box.lost:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(_POLL)
         if box.lost:
             return
-        if user is None:
+        if user is None or user.incarnation != box.user.incarnation:
             await self.outbox.forget(box.path)
             self.checkpoints.release(box.path)
         else:
@@ -535,22 +533,35 @@ class Watcher:
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 
-    def _asked(self, path: str, old: Item | None, new: Item | None) -> None:
+    def _asked(self, path: str, old: Ask | None, new: Ask | None) -> None:
         box = self.boxes.get(path)
-        if box is not None and box.watch is not None and new is not None:
-            self._ask(box, new)
+        if new is not None and new.gone:
+            self._touched(path, old, new)
+        elif new is not None and box is not None and box.watch is not None:
+            self._ask(box.watch, new)
 
-    def _ask(self, box: Box, item: Item) -> None:
+    def _ask(self, watch: Watch, ask: Ask) -> None:
         """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
-        assert box.watch is not None
-        try:
-            text = json.loads(item.value).get("Since")
-            since = datetime.fromisoformat(text) if text else None
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            log.warning("what is asked of mailbox %s makes no sense, and is left", clean(box.path))
+        watch.sweep(ask.since)
+        self._chore(self._until_swept(watch, ask.item), "sweep")
+
+    def _clear(self, path: str, user: User | None, ask: Ask) -> None:
+        """A user was removed: end what the broker retains of it, unless there is another of that tag, whose state is newer."""
+        if path in self.boxes:
+            if user is not None and user.revision > ask.item.revision:
+                self._chore(self._store.delete(ask.item.key, ask.item.revision), "request")
             return
-        box.watch.sweep(since)
-        self._chore(self._until_swept(box.watch, item), "sweep")
+        if not self._mine(path) or not self.membership.held or self._stopping:
+            return
+
+        async def clear() -> None:
+            await self.outbox.forget(path)
+            if path in self.boxes:
+                return
+            await self.outbox.append(path, "", [state_gone(Mailbox.of_path(path))], None)
+            await self._store.delete(ask.item.key, ask.item.revision)
+
+        self._chore(clear(), "what is left of a user")
 
     async def _until_swept(self, watch: Watch, item: Item) -> None:
         while watch.sweeping:  # noqa: ASYNC110 - nobody tells
@@ -573,13 +584,3 @@ def parked_for(user: User) -> float:
     if since is None:
         return 0.0
     return max(0.0, (since + timedelta(seconds=PARKED) - datetime.now(UTC)).total_seconds())
-
-
-def ask_sweep(since: datetime | None) -> bytes:
-    """The request to tell of a mailbox's mails again, since a day or from the beginning."""
-    return json.dumps({"Since": since.isoformat() if since else None, "Asked": time.time()}).encode()
-
-
-def ask_key(mailbox: Mailbox) -> str:
-    """Where such a request is put."""
-    return ASK_PREFIX + mailbox.path

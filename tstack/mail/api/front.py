@@ -14,14 +14,15 @@ from aiohttp import web
 from tstack.env import Address
 from tstack.identity.seal import Sealer
 from tstack.mail.api.server import Server
-from tstack.mail.api.service import Service
+from tstack.mail.api.service import Bounds, Service
+from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.blobs import Blobs
 from tstack.mail.connect import Links
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
 from tstack.mail.oauth import OAuth
 from tstack.mail.providers import is_loopback
-from tstack.mail.watcher import Watcher, ask_key, ask_sweep
+from tstack.mail.watcher import Watcher
 from tstack.store.interface import Store
 
 log = logging.getLogger("tstack.mail.api")
