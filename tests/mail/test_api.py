@@ -17,7 +17,7 @@ from tests.processes import PATIENCE
 from tstack.errors import Failure
 from tstack.mail import admin
 from tstack.mail.api.server import Limits, Server
-from tstack.mail.api.service import Rate, Rates
+from tstack.mail.api.service import Bounds, Rate, Rates
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
 from tstack.mail.records import Partner
@@ -96,6 +96,23 @@ async def test_users_are_counted_without_being_read(api: Desk) -> None:
     await api.store.put("/mail/user/acme/PLAIN/b", b"whatever it says")
     assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["users_count"] == 3
     assert (await api.ask("GET", CONNECTIONS)).json[0]["users_count"] == 3
+
+
+async def test_a_partner_has_no_more_than_it_may(tmp_path: Path) -> None:
+    async with desk(tmp_path, bounds=Bounds(users=3, connections=2)) as api:
+        await api.connection(**PLAIN)
+        made = await asyncio.gather(*(api.user(f"user{number}", code="PLAIN") for number in range(8)))
+        assert sorted(one.status for one in made) == [201] * 3 + [409] * 5
+        refused = await api.user("one more", code="PLAIN")
+        assert (refused.status, refused.json["detail"]) == (409, "a partner may have 3 users")
+        assert (await api.ask("DELETE", f"{CONNECTIONS}/PLAIN/users/user0")).status == 204
+        assert (await api.user("one more", code="PLAIN")).status == 409, "one that is archived counts"
+        assert [
+            (await api.connection(**PLAIN | {"imap_provider_code": code, "kind": "PLAIN"})).status for code in "ab"
+        ] == [201, 409]
+        assert api.service.refusals == {"users": 7, "connections": 1}
+        _, other = await admin.create_partner(api.store, api.service.sealer, Partner("acme2"))
+        assert (await api.ask("POST", CONNECTIONS, key=other, json=PLAIN)).status == 201
 
 
 async def test_a_partner_may_have_providers_of_codes_of_its_own(api: Desk) -> None:

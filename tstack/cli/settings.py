@@ -320,6 +320,10 @@ MAIL_WEIGHT = Setting(
 MAIL_LEASE = Setting(
     "mail-lease", "TMAIL_LEASE", seconds, "30s", "time after which the mailboxes of a watcher that is gone go to others"
 )
+MAIL_EXPIRY = Setting(
+    "mailexpiry", "TMAIL_EXPIRY", seconds, "7d",
+    "time until an event of a mail is of no use to those who are away, for brokers and clients of MQTT 5.0; 0: it has no end",
+)  # fmt: skip
 MAIL_CA_FILE = Setting(
     "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"
 )
@@ -352,9 +356,17 @@ MAIL_API_LOCAL = Setting(
     "may partners name mail servers, webhooks and others of this machine and its private network? Who has an API key could "
     "look around there",
 )  # fmt: skip
+MAIL_USERS = Setting(
+    "mailusers", "TMAIL_USERS", integer(0, 10_000_000), "10000",
+    "users that a partner may make by the API, archived ones too; 0: no bound",
+)  # fmt: skip
+MAIL_CONNECTIONS = Setting(
+    "mailconnections", "TMAIL_CONNECTIONS", integer(0, 1_000_000), "100",
+    "connections that a partner may make by the API; 0: no bound",
+)  # fmt: skip
 MAIL_WATCH = (
-    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
-    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, SEAL_KEY, *MAIL_KEPT,
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_EXPIRY, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
+    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, MAIL_USERS, MAIL_CONNECTIONS, SEAL_KEY, *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from tstack.errors import Failure
@@ -202,6 +202,12 @@ async def count_users(store: Store, partner: str, provider: str) -> int:
     """How many users a connection has, archived ones too."""
     _named(connection_key, partner, provider)
     return await store.count(f"{USER_PREFIX}{partner}/{provider}/")
+
+
+async def count_of(store: Store, kind: Literal["users", "connections"], partner: str) -> int:
+    """How many a partner has in all."""
+    prefix = USER_PREFIX if kind == "users" else CONNECTION_PREFIX
+    return await store.count(f"{prefix}{_name(partner)}/")
 
 
 async def change_user(store: Store, mailbox: Mailbox, change: Callable[[User], User]) -> User:

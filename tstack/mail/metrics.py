@@ -62,6 +62,10 @@ def exposition(station: Station) -> str:
         "tstack_mail_api_refused_total", "counter", "Connections to it that were one too many.",
         sum(api.refused for api in apis),
     )  # fmt: skip
+    add(
+        "tstack_mail_limit_hits_total", "counter", "How often a partner had as many as it may.", station.api.refusals,
+        "limit",
+    )  # fmt: skip
     add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))

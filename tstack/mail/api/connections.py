@@ -50,7 +50,8 @@ class Connections:
         secret = requests.secret(body, "oauth2_client_secret")
         code = body.pop("imap_provider_code")
         new = self._changed(Connection(partner.name, code, _kind(code, body.pop("kind", ""))), body)
-        made = await admin.create_connection(self._store, self._service.sealer, new, secret)
+        async with self._service.room("connections", partner):
+            made = await admin.create_connection(self._store, self._service.sealer, new, secret)
         location = {"Location": f"/api/v1/connections/{made.provider}"}
         return web.json_response(_shown(made, 0), status=201, headers=location)
 

@@ -67,7 +67,8 @@ class Users:
         except ValueError as error:
             raise bad(str(error)) from None
         blank = User(mailbox.partner, mailbox.provider, mailbox.tag)
-        made = await admin.create_user(self._store, self._sealer, self._change(connection, body)(blank))
+        async with self._service.room("users", partner):
+            made = await admin.create_user(self._store, self._sealer, self._change(connection, body)(blank))
         where = f"/api/v1/connections/{connection.provider}/users/{quote(made.tag, safe='')}"
         return web.json_response(self._shown(connection, partner, made), status=201, headers={"Location": where})
 
