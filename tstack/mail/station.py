@@ -31,6 +31,7 @@ from tstack.mail.event import Mailbox
 from tstack.mail.listener import Listener
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
+from tstack.mail.properties import EXPIRY
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
 from tstack.mail.watcher import STARTS, Watcher
@@ -54,6 +55,8 @@ class Options:
     weight: float = 1.0
     ttl: float = TTL
     starts: float = STARTS
+    expiry: int = EXPIRY
+    """Seconds until an event is of no use to those who were away; 0: it has no end."""
     context: ssl.SSLContext | None = None
     api: front.Options = field(default_factory=front.Options)
 
@@ -88,7 +91,9 @@ class Station:
             WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
-        self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
+        self.publisher = Publisher(
+            self.outbox, self._client, self._trial, ours=self.watcher.ours, expiry=options.expiry
+        )
         blobs = keeper if isinstance(keeper, Blobs) else None
         self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context, blobs)
         self.forwarder = Forwarder(self.outbox, self._target, self._archive)
