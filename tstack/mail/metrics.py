@@ -7,11 +7,13 @@ tag: the number of series must not depend on them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, get_args
 
 from tstack.mail.mailbox import State
+from tstack.mail.outbox_file import HookKind
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -36,10 +38,20 @@ def exposition(station: Station) -> str:
 
     add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
     add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
+    add("imap_client_thread_count", "gauge", "Threads of this process.", threading.active_count())
     add(
-        "imap_client_total_emails_processed", "counter", "Events that the broker has confirmed since the start.",
-        publisher.published,
+        "imap_client_total_emails_processed", "counter", "Mails whose event the broker has confirmed since the start.",
+        publisher.mails,
     )  # fmt: skip
+    lines.extend([
+        "# HELP work_queue_latency Seconds that events have waited in the outbox, since they were found, until that.",
+        "# TYPE work_queue_latency summary",
+        f"work_queue_latency_sum {outbox.waited:.6f}",
+        f"work_queue_latency_count {outbox.settled}",
+    ])  # fmt: skip
+    add("tstack_mail_skipped_total", "counter", "Mails that could not be told of.", watcher.skipped, "reason")
+    for kind in get_args(HookKind):
+        add(f"app_call_{kind}_webhook_count", "counter", "Calls of webhooks.", station.forwarder.calls[kind])
     by_state: dict[str, float] = {state: states[state] for state in get_args(State)}
     add("tstack_mail_mailboxes", "gauge", "Mailboxes of this process by their condition.", by_state, "state")
     reached: dict[str, float] = {state: watcher.events[state] for state in get_args(State)}

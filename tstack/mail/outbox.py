@@ -123,7 +123,11 @@ class Outbox:
             "hook": Lines(strict=False, most=HOOKS_EACH),
         }
         self._news: dict[Track, asyncio.Event] = {"entry": asyncio.Event(), "hook": asyncio.Event()}
-        self._sizes: dict[tuple[Track, int], tuple[str, int]] = {}
+        self._sizes: dict[tuple[Track, int], tuple[str, int, float]] = {}
+        self.settled = 0
+        """Events that were published, or became dead letters."""
+        self.waited = 0.0
+        """Seconds that all of them have waited, each since it was found, or since the process began."""
         self._posts: dict[str, tuple[str, Entry]] = {}
         self._unpublished: dict[str, Unpublished] = {}
         self._room = Room(self.limits.entries, self.limits.size, self.limits.share)
@@ -516,7 +520,7 @@ class Outbox:
         if not numbers:
             return
         for number, size in numbers.items():
-            self._sizes[track, number] = (mailbox, size)
+            self._sizes[track, number] = (mailbox, size, time.monotonic())
         self._room.use(partner_of(mailbox), len(numbers), sum(numbers.values()))
         self._lines[track].add(mailbox if track == "entry" else partner_of(mailbox), sorted(numbers))
         self._news[track].set()
@@ -539,9 +543,12 @@ class Outbox:
         """A number is done with, one way or another: its mailbox."""
         self._lines[track].settled(number)
         self._news[track].set()
+        known = self._sizes.get((track, number))
         mailbox = self._free(track, number)
-        if mailbox is None or track == "hook":
+        if known is None or mailbox is None or track == "hook":
             return None
+        self.settled += 1
+        self.waited += time.monotonic() - known[2]
         self._settle_unpublished(mailbox, number)
         return mailbox
 

@@ -42,6 +42,8 @@ SHOWN = 1024
 Track = Literal["entry", "hook"]
 """Which way out: to the broker, or to a webhook."""
 
+HookKind = Literal["new_mail", "user_connected", "user_disconnected"]
+
 _SCHEMA = """
 CREATE TABLE mailbox (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, partner TEXT NOT NULL);
 CREATE INDEX mailbox_partner ON mailbox (partner);
@@ -74,7 +76,7 @@ _LATER = "CREATE TABLE IF NOT EXISTS incarnation (mailbox INTEGER PRIMARY KEY, n
 class Hook:
     """What a webhook is to get too: `kind` says which of the partner's URLs, `body` is JSON that is signed when it is sent."""
 
-    kind: Literal["new_mail", "user_connected", "user_disconnected"]
+    kind: HookKind
     body: bytes
 
 

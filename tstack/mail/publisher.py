@@ -89,6 +89,8 @@ class Publisher:
         self._confirmed: list[int] = []
         self._news = asyncio.Event()
         self.published = 0
+        self.mails = 0
+        """Of these, mails."""
         self.refused = 0
         """Tries that the broker refused."""
         self.buried = 0
@@ -170,6 +172,7 @@ class Publisher:
             await self._bury(queued, str(failure))
         else:
             self.published += 1
+            self.mails += queued.topic.endswith("/new")
             self._done(queued.number)
 
     async def _refused(self, queued: Queued, reason: str) -> None:

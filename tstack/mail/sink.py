@@ -62,10 +62,13 @@ class MailSink:
         terms: Callable[[], Terms],
         keeper: Keeper | None = None,
         max_packet: int = MAX_PACKET,
+        skipped: Counter[str] | None = None,
     ) -> None:
-        """`keeper` is where whole mails are kept. Payloads of more than `max_packet` bytes are not made."""
+        """`keeper` is where whole mails are kept. Payloads of more than `max_packet` bytes are not made. In `skipped` mails
+        that cannot be told of are counted, by the reason."""
         self._keeper = keeper
         self._max_packet = max_packet
+        self._skipped: Counter[str] = Counter() if skipped is None else skipped
         self._outbox = outbox
         self._mailbox = mailbox
         self._terms = terms
@@ -147,6 +150,8 @@ class MailSink:
             yield Entry(self._mailbox.topic("raw"), raw, False, source, f"{mail.id}.raw", again=again)
 
     def _notice(self, notice: Notice) -> Entry:
+        if notice.kind == "skipped":
+            self._skipped[str(notice.data["reason"])] += 1
         payload = event.other(
             self._mailbox, notice.kind, notice.data, id_=notice.id, time=datetime.now(UTC), folder=notice.folder
         )

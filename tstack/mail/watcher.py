@@ -146,6 +146,8 @@ class Watcher:
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
+        self.skipped: Counter[str] = Counter()
+        """Mails that could not be told of, by the reason."""
         self._terms: dict[str, tuple[Partner, Terms]] = {}
         self._dirty: dict[str, None] = {}
         self._all = False
@@ -426,7 +428,9 @@ class Watcher:
             return
         wait = parked_for(user)
         keeper = self.options.keeper
-        sink = MailSink(self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user), keeper)
+        sink = MailSink(
+            self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user), keeper, skipped=self.skipped
+        )
         if user.keep_limit and keeper is None:
             log.warning("mails of %s are to be kept, and there is no place for them: see -mailapi", clean(box.path))
 
