@@ -80,6 +80,11 @@ async def test_connections_as_the_original_s_clients_know_them(api: Desk) -> Non
     listed = await api.ask("GET", CONNECTIONS)
     assert listed.json == [{"imap_provider_code": "PLAIN", "users_count": 1, "kind": "PLAIN"}]
     assert (await api.connection(**PLAIN)).status == 409
+    for code in ("SMTP", "lmtp"):
+        kept = await api.connection(**PLAIN | {"imap_provider_code": code, "kind": "PLAIN"})
+        assert (kept.status, "kept for mail that comes in" in kept.json["detail"]) == (400, True)
+    nowhere = await api.connection(imap_provider_code="WORK", kind="PLAIN")
+    assert (nowhere.status, nowhere.json["detail"]) == (400, "imap_host is missing")
     unknown = await api.connection(imap_provider_code="HOTMAIL")
     assert (unknown.status, unknown.json["detail"]) == (404, "Imap Provider not found for 'HOTMAIL'.")
     missing = await api.ask("GET", f"{CONNECTIONS}/GMAIL_OAUTH2")

@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "add": Command("a new partner: a user of the broker, and its API key", partners.add, partners.add_arguments),
         "list": Command("all partners", partners.list_),
         "show": Command("one partner", partners.show, partners.name_argument),
+        "set": Command("change its settings", partners.change, partners.add_arguments),
         "key": Command(
             "give it another API key; then, with -retire, end the older one", partners.key, partners.key_arguments
         ),
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "connection": {
         "add": Command("a mail provider for a partner", partners.connect, partners.connect_arguments),
         "list": Command("the connections of a partner", partners.connections, partners.name_argument),
+        "set": Command("change its settings", partners.reconnect, partners.reconnect_arguments),
         "show": Command("one connection", partners.show_connection, partners.path_argument),
         "remove": Command("remove it, with its users", partners.remove_connection, partners.path_argument),
     },
@@ -72,6 +74,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "add": Command("a mailbox to watch", users.add, users.add_arguments, (declared.MAIL_PASSWORD,)),
         "list": Command("the users of a connection", users.list_, users.connection_argument),
         "show": Command("one user", users.show, users.path_argument),
+        "set": Command("change its settings", users.change, users.set_arguments),
         "password": Command("give it other credentials", users.password, users.password_arguments, (declared.MAIL_PASSWORD,)),
         "archive": Command("watch it no more, and keep it", users.archive, users.path_argument),
         "restore": Command("watch an archived one again", users.restore, users.path_argument),

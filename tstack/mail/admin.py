@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
@@ -133,6 +133,11 @@ async def create_connection(
     store: Store, sealer: Sealer, connection: Connection, secret: str | None = None
 ) -> Connection:
     """Write a new connection of a partner who is there. Raises `NotThere`, `AlreadyThere`."""
+    if connection.provider.lower() in ("smtp", "lmtp"):
+        raise Failure(
+            f"the code {connection.provider} is kept for mail that comes in",
+            "choose another: it is part of the topics of events",
+        )
     await get_partner(store, connection.partner)
     now = now_text()
     connection = replace(connection, created=now, changed=now)
@@ -257,6 +262,14 @@ def with_secret(sealer: Sealer, user: User, secret: str, login: str | None = Non
     """The user with this password or refresh token, sealed; it is no longer parked by failures. Blank: disconnected."""
     user = replace(user, login=user.login if login is None else login, secret=_seal(sealer, user, secret))
     return renewed(user)
+
+
+def with_fields(user: User, fields: Mapping[str, Any]) -> User:
+    """The user with these fields, which are none of its secret. Another name to log in with counts as new credentials."""
+    new = replace(user, **fields)
+    if (new.login or new.email) != (user.login or user.email):
+        return renewed(new)
+    return replace(new, connected_at=(new.connected_at or now_text()) if new.connected else "")
 
 
 def renewed(user: User) -> User:

@@ -107,6 +107,8 @@ class Connections:
             tls=body.get("imap_tls") or connection.tls,
             settings={name: value for name, value in settings.items() if value},
         )
+        if new.kind in ("PLAIN", "OAUTH2") and not new.host:
+            raise Problem(400, "imap_host is missing", 'name the IMAP server: {"imap_host": "imap.example.com"}')
         try:
             check_connection(new)
         except ValueError as error:

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from tstack.identity.users import now_text
 from tstack.mail import admin
 from tstack.mail.api import requests
 from tstack.mail.api.problems import Problem, bad
@@ -166,19 +165,15 @@ class Users:
         """What a body does to a user."""
         body = dict(body)
         secret = requests.secret(body, "oauth2_refresh_token" if is_oauth(connection) else "login_password")
-        login = body.pop("login_username", None)
+        if "login_username" in body:
+            body["login"] = body.pop("login_username")
         if "folders" in body:
             body["folders"] = tuple(body["folders"])
 
         def change(user: User) -> User:
-            new = replace(user, **body)
-            if login is not None:
-                new = replace(new, login=login)
             if secret is not None:
-                return admin.with_secret(self._sealer, new, secret)
-            if (new.login or new.email) != (user.login or user.email):
-                return admin.renewed(new)
-            return replace(new, connected_at=(new.connected_at or now_text()) if new.connected else "")
+                return admin.with_secret(self._sealer, replace(user, **body), secret)
+            return admin.with_fields(user, body)
 
         return change
 
