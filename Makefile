@@ -34,6 +34,7 @@ bench: $(VENV)/dev.stamp services
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.fleet
 	$(BIN)/python -m tests.bench.mail_smtp
+	$(BIN)/python -m tests.bench.mail_watch
 
 # Long runs of everything that `make test` fuzzes for a moment: FUZZ_SECONDS for each of the TARGETS.
 FUZZ_SECONDS ?= 600

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = {"PYTHONPATH": str(ROOT)}
 """Programs under test run the code of this tree, whatever is installed."""
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that anything may take before a test says that it will never come: shared machines stall."""
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -104,6 +105,13 @@ def _failure_in(error: Exception) -> Failure | None:
         return error if isinstance(error, Failure) else None
     failures = [_failure_in(one) for one in error.exceptions]
     return failures[0] if all(failures) else None
+
+
+def open_files() -> None:
+    """Have this process hold as many files and connections as the system lets it: by default that is many more than 1024."""
+    with contextlib.suppress(ValueError, OSError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def report(program: str, failure: Failure) -> int:

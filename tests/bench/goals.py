@@ -30,15 +30,16 @@ class Goal:
     brokers: tuple[str, str] = ("tserve-compiled", "tserve")
     """Whom it is judged by, and who is shown beside it."""
 
-    def verdict(self, value: float | None) -> str:
-        """Reached, or missed by how much, or not measured."""
-        if value is None:
-            return "not measured"
-        if self.least:
-            return "reached" if value >= self.least else f"missed: {100 * value / self.least:.0f} % of it"
-        if value <= self.most:
-            return "reached"
-        return f"missed: {100 * (value / self.most - 1):.0f} % too much" if self.most else "missed"
+
+def verdict(value: float | None, least: float, most: float) -> str:
+    """Reached, or missed by how much, or not measured."""
+    if value is None:
+        return "not measured"
+    if least:
+        return "reached" if value >= least else f"missed: {100 * value / least:.0f} % of it"
+    if value <= most:
+        return "reached"
+    return f"missed: {100 * (value / most - 1):.0f} % too much" if most else "missed"
 
 
 def _plain(scenario: str, path: str = "") -> Callable[[Measured, str], float | None]:
@@ -99,6 +100,6 @@ def table(results: Sequence[Result]) -> str:
         judged, beside = (goal.value(measured, broker) for broker in goal.brokers)
         bound = f"at least {goal.least:,g}" if goal.least else f"at most {goal.most:,g}"
         shown = ["-" if value is None else number(value) for value in (judged, beside)]
-        verdict = goal.verdict(judged if judged is not None else beside)
-        lines.append(f"| {goal.words} | {bound} {goal.unit} | {' | '.join(shown)} | {verdict} |")
+        judgement = verdict(judged if judged is not None else beside, goal.least, goal.most)
+        lines.append(f"| {goal.words} | {bound} {goal.unit} | {' | '.join(shown)} | {judgement} |")
     return "\n".join(lines) + "\n"

@@ -43,22 +43,26 @@ PLOTS = {
 
 def write(results: Sequence[Result], versions: Iterable[str], command: str) -> None:
     """Replace what is between the markers, and the plot. Raises `Failure` when the markers are not there."""
-    page = PAGE.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise Failure(f"{PAGE} has no place for the figures", f"put {BEGIN} and {END} into it")
-    head, rest = page.split(BEGIN)
-    tail = rest.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{markdown(results, versions, command)}{END}{tail}")
+    replace(BEGIN, END, markdown(results, versions, command))
     for unit, (file, _) in PLOTS.items():
         if group := [result for result in results if result.scenario.unit == unit and result.reports]:
             (PAGE.parent / file).write_text(plot(by_scenario(group)))
+
+
+def replace(begin: str, end: str, text: str) -> None:
+    """Put a text between two markers of the page. Raises `Failure` when they are not there."""
+    page = PAGE.read_text()
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise Failure(f"{PAGE} has no place for the figures", f"put {begin} and {end} into it")
+    head, rest = page.split(begin)
+    PAGE.write_text(f"{head}{begin}\n{text}{end}{rest.split(end)[1]}")
 
 
 def markdown(results: Sequence[Result], versions: Iterable[str], command: str) -> str:
     """The tables, with what was measured on what, and how."""
     units = {result.scenario.unit for result in results if result.reports}
     parts = [
-        f"Made by `{command}` on {time.strftime('%Y-%m-%d', time.gmtime())}: {_machine()}. {', '.join(versions)}.\n",
+        f"Made by `{command}` on {time.strftime('%Y-%m-%d', time.gmtime())}: {machine()}. {', '.join(versions)}.\n",
         *_noise(results),
         goals.table(results),
         _overview(results),
@@ -199,7 +203,8 @@ def _megabytes(result: Result) -> str:
     return number(rss / 1024) if rss else "-"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What it was measured on."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return (
         f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}, Linux {platform.release().split('-')[0]}, "

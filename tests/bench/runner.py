@@ -152,11 +152,11 @@ def _scaled(scenario: Scenario, quick: bool) -> dict[str, object]:
 
 def _watched(scenario: Scenario, broker: Broker, quick: bool) -> Report:
     """One run, and in its report how much of the machine somebody else used meanwhile: `elsewhere_share`."""
-    before, ours, begun = _machine_seconds(), _our_seconds(broker), time.monotonic()
+    before, ours, begun = machine_seconds(), _our_seconds(broker), time.monotonic()
     report = run_once(scenario, broker, quick=quick)
     all_cores = (time.monotonic() - begun) * (os.cpu_count() or 1)
     # a broker that was restarted counts from nothing again, and its first life is among the children's
-    used = _machine_seconds() - before - (_our_seconds(broker) - ours)
+    used = machine_seconds() - before - (_our_seconds(broker) - ours)
     report["elsewhere_share"] = round(max(0.0, used / all_cores), 3)
     return report
 
@@ -165,15 +165,15 @@ def wait_for_quiet() -> None:
     """Wait until nobody else uses the machine, or patience has run out."""
     global _patience
     while _patience > 0:
-        before, begun = _machine_seconds(), time.monotonic()
+        before, begun = machine_seconds(), time.monotonic()
         time.sleep(0.25)
         took = time.monotonic() - begun
-        if (_machine_seconds() - before) / (took * (os.cpu_count() or 1)) < QUIET:
+        if (machine_seconds() - before) / (took * (os.cpu_count() or 1)) < QUIET:
             return
         _patience -= took
 
 
-def _machine_seconds() -> float:
+def machine_seconds() -> float:
     """CPU time that the machine has given to anybody, or lost to its host."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -155,7 +155,7 @@ async def until_gone(work: Callable[[int], object], port: int) -> None:
         return
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("qos", [1, 2])
 async def test_kill_at_random_moments(tmp_path: Path, qos: int) -> None:
     """kill -9, 100 times over both QoS: no acknowledged message missing, none doubled at QoS 2, order kept."""

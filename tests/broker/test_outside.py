@@ -18,12 +18,12 @@ from tests.broker.serving import ANY, Certificates, Peer, Serving, serving, unti
 from tests.broker.test_life import fetched
 from tests.processes import need, run
 from tests.routing.wire import publish
-from tstack.broker import metrics
-from tstack.broker.figures import WORST_OF, Histogram, Lag, Logins, since
+from tstack.broker.figures import WORST_OF, Lag, Logins, since
 from tstack.broker.server import Options
 from tstack.identity import admin
 from tstack.identity.users import now_text
 from tstack.mqtt.packets import Connect
+from tstack.web.exposition import Histogram, Page
 
 WATCHED = Options(admin=(ANY,), sys_interval=0.3)
 
@@ -212,7 +212,7 @@ async def test_a_certificate_that_has_expired_degrades() -> None:
 
 def test_odd_labels_and_numbers_are_written_as_the_format_wants() -> None:
     """Quotes, backslashes and line feeds; very small and very large numbers."""
-    page = metrics.Page()
+    page = Page()
     odd = ['a"b', "a\\b", "a\nb", "ä{}=,"]
     page.add_by("reason", "odd_total", "counter", "Odd.", dict.fromkeys(odd, 1))
     page.add("tiny", "gauge", "Tiny.", 1e-9)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import dataclasses
 import json
-import stat
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,14 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PATIENCE, Running, command, need, run
+from tests.processes import PATIENCE, Running, command, module, need, run
+from tstack.errors import Failure
 from tstack.identity import admin
+from tstack.identity.passwords import check_password
+from tstack.identity.seal import Sealer
+from tstack.mail import admin as mail_admin
 from tstack.mail import service_user
+from tstack.mail.smtp import Limits
 from tstack.store.embedded import EmbeddedStore
 
 CONSUMER = ("-username=consumer", "-password=see-everything-1")
@@ -53,11 +60,20 @@ class Up:
         event: dict[str, Any] = json.loads(rows[0][2])
         return event
 
+    def figures(self) -> dict[tuple[str, ...], float]:
+        """What the admin listener counts of mail in, by name and labels, as Prometheus reads it."""
+        url = self.stack.wait_for(r"health and metrics +(http://\S+)|listening on (http://\S+) for /healthz")
+        with urllib.request.urlopen(f"{url[1] or url[2]}/metrics", timeout=PATIENCE) as answer:
+            text = answer.read().decode()
+        families = module("prometheus_client.parser").text_string_to_metric_families(text)
+        samples = [one for family in families for one in family.samples if one.name.startswith("tstack_mail_")]
+        return {(one.name, *one.labels.values()): one.value for one in samples}
+
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("up")
-    flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=", "-port=0", "-smtpaddr=127.0.0.1:0"]
+    flags = ["-addr=127.0.0.1:0", "-addrTls=127.0.0.1:0", "-addrAdmin=127.0.0.1:0", "-port=0", "-smtpaddr=127.0.0.1:0"]
     flags += ["-blobaddr=127.0.0.1:0", "-mailapi=", "-smtpopen=lab@127.0.0.0/8", "-smtpsize=64KiB"]
     with Running([*command("tstack"), "up", *flags], cwd=folder) as stack:
         url = "tcp://" + stack.wait_for(r"mqtt://(\S+)")[1]
@@ -85,6 +101,43 @@ def test_a_picture_sent_over_tls_can_be_fetched(up: Up) -> None:
     assert "Traceback" not in up.stack.output
 
 
+def test_what_happened_is_counted(up: Up) -> None:
+    """Everything is there before it happens, and goes up by what happens."""
+    before = up.figures()
+    assert up.curl(PICTURE, "cam2@consumer.home") == 0
+    url = up.event("consumer/mail/smtp/cam2/new")["data"]["blob"]["url"]
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        answer.read()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(url[:-1], timeout=PATIENCE)
+    assert up.curl("Subject: x\n\nx\n", "ups@lab", user="consumer:wrong") == 67
+    assert up.curl("Subject: x\n\nx\n", "no-route") == 55
+    assert up.curl("Subject: x\n\n" + 70 * 1024 * "x" + "\n", "ups@consumer") != 0
+    now = up.figures()
+    grown = {name: now[name] - before[name] for name in now if now[name] != before.get(name, 0)}
+    for name, count in {
+        ("tstack_mail_in_sessions_total", "smtp"): 4,
+        ("tstack_mail_in_logins_total", "accepted"): 3,
+        ("tstack_mail_in_logins_total", "failed"): 1,
+        ("tstack_mail_in_refused_total", "login"): 1,
+        ("tstack_mail_in_refused_total", "route"): 1,
+        ("tstack_mail_in_limit_hits_total", "mail"): 1,
+        ("tstack_mail_in_mails_total",): 1,
+        ("tstack_mail_in_events_total",): 1,
+        ("tstack_mail_in_puback_seconds_count",): 1,
+        ("tstack_mail_blobs_kept_total",): 1,
+        ("tstack_mail_blob_requests_total", "found"): 1,
+        ("tstack_mail_blob_requests_total", "missing"): 1,
+    }.items():
+        assert grown.pop(name, 0) == count, name
+    assert grown["tstack_mail_in_bytes_total",] >= len(PICTURE)
+    assert now["tstack_mail_in_limit", "mail"] == 64 * 1024
+    limits = {name[1] for name in now if name[0] == "tstack_mail_in_limit"}
+    assert limits >= {one.name for one in dataclasses.fields(Limits)}
+    assert limits - {name[1] for name in now if name[0] == "tstack_mail_in_limit_hits_total"} == {"failures"}
+    assert now["tstack_mail_blobs",] >= 1
+
+
 def test_without_a_login_where_it_is_listed(up: Up) -> None:
     assert up.curl("Subject: hello\n\n.\n..\n", "lab+ups@home", user="") == 0
     assert up.event("lab/mail/smtp/ups/new")["data"]["bodyValues"]["1"]["value"] == ".\n.."
@@ -109,18 +162,41 @@ def test_a_port_that_is_taken_ends_the_start_with_a_word(up: Up, tmp_path: Path)
     assert "-smtpaddr" in done.stderr
 
 
-async def test_the_service_user_is_made_once_and_keeps_what_is_its(tmp_path: Path) -> None:
+async def test_the_service_user_is_made_once_for_all_who_share_the_keys() -> None:
+    sealer = Sealer({"k1": b"1" * 32})
     async with EmbeddedStore(":memory:") as store:
-        name, password = await service_user.ensure(store, tmp_path / "var")
+        together = await asyncio.gather(*(service_user.ensure(store, sealer) for _ in range(3)))
+        name, password = together[0]
+        assert set(together) == {(name, password)}
         first = await admin.get_user(store, name)
         assert (first.rights, first.subscribe) == (service_user.RIGHTS, service_user.READS)
-        assert stat.S_IMODE((tmp_path / "var" / service_user.PASSWORD_FILE).stat().st_mode) == 0o600
-        assert await service_user.ensure(store, tmp_path / "var") == (name, password)
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert (await admin.get_user(store, name)).revision == first.revision
+        item = await store.get(service_user.KEY)
+        assert item is not None
+        assert password.encode() not in item.value
+
         await admin.set_disabled(store, name, True)
-        other = await service_user.ensure(store, tmp_path / "elsewhere")
-        assert other[1] != password
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert (await admin.get_user(store, name)).disabled
         await admin.delete_user(store, name)
-        await service_user.ensure(store, tmp_path / "var")
+        assert await service_user.ensure(store, sealer) == (name, password)
         assert not (await admin.get_user(store, name)).disabled
+
+
+async def test_other_keys_do_not_take_the_service_users_password_from_the_others() -> None:
+    ours, theirs = Sealer({"k1": b"1" * 32}), Sealer({"k1": b"2" * 32})
+    async with EmbeddedStore(":memory:") as store:
+        kept = await service_user.ensure(store, ours)
+        with pytest.raises(Failure, match="password of the user tmail"):
+            await service_user.ensure(store, theirs)
+        assert await service_user.ensure(store, ours) == kept
+        new = Sealer({"k2": b"3" * 32, "k1": b"1" * 32})
+        assert await mail_admin.rekey(store, new) == (1, 0)
+        assert await service_user.ensure(store, Sealer({"k2": b"3" * 32})) == kept
+        assert await mail_admin.rekey(store, theirs) == (0, 1)
+
+        await admin.delete_user(store, service_user.NAME)  # what the hint says: the keys are lost
+        name, password = await service_user.ensure(store, theirs)
+        assert password != kept[1]
+        assert check_password(password.encode(), (await admin.get_user(store, name)).password)

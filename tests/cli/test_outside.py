@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -486,9 +486,9 @@ def test_top_without_a_broker(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """`tstack top` in a pseudo terminal of some size."""
+    """A program in a pseudo terminal of some size."""
 
-    def __init__(self, url: str, columns: int, lines: int) -> None:
+    def __init__(self, args: Sequence[str], columns: int, lines: int) -> None:
         import fcntl
         import pty
         import struct
@@ -501,7 +501,7 @@ class Terminal:
         self.text = ""
         environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [*command("tstack"), "top", f"-url={url}"], stdin=inner, stdout=inner, stderr=inner, env=environ,
+            args, stdin=inner, stdout=inner, stderr=inner, env=environ,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
 
@@ -536,7 +536,7 @@ def test_top_live(tmp_path: Path, keys: bytes) -> None:
     with tserve(tmp_path) as program:
         port = int(program.wait_for(r"listening on mqtt://127.0.0.1:(\d+)")[1])
         url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
-        terminal = Terminal(url, 100, 30)
+        terminal = Terminal([*command("tstack"), "top", f"-url={url}"], 100, 30)
         try:
             terminal.until(r"\x1b\[\?1049h\x1b\[\?25l")
             terminal.until(rf"tstack [\w.]+   up .*{url}.*clients +0 connected")
@@ -560,7 +560,7 @@ def test_top_in_a_small_window(tmp_path: Path, columns: int, lines: int) -> None
     """No line is wider than the window, and there are no more of them than fit."""
     with tserve(tmp_path) as program:
         url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
-        terminal = Terminal(url, columns, lines)
+        terminal = Terminal([*command("tstack"), "top", f"-url={url}"], columns, lines)
         try:
             terminal.until(r"\x1b\[H")
             terminal.until(r"(?=.*\x1b\[J)")

@@ -195,7 +195,7 @@ def test_a_service_that_comes_late_is_enough(tmp_path: Path) -> None:
 
 
 def test_when_it_asks_too_often_it_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
-    with treg(tmp_path, "-burst=1", "-every=5s") as (_, port):  # longer than two starts of a program take
+    with treg(tmp_path, "-burst=1", "-every=15s") as (_, port):  # longer than two starts of a program take
         assert tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/one").returncode == 0
         done = tregister(f"-regkey={KEY}", at(port), f"-config-dir={tmp_path}/two")
         assert done.returncode == 0, done.stderr

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from tests.fuzz.target import Target, pieces
 from tests.mail.test_imap import NONSENSE, READ
 from tstack.mail.classify import MAX_WAIT, classify
-from tstack.mail.folder import Ears, hear
 from tstack.mail.imap import commands
 from tstack.mail.imap.responses import Fetch, Response, Status
 from tstack.mail.imap.session import Completed, Session
 from tstack.mail.imap.tokens import ImapError, Limits
 from tstack.mail.message import MAX_ATTACHMENTS, attachments, internal_date, keywords, read_headers
+from tstack.mail.reading import Ears, hear
 
 LIMITS = Limits(line=1500, literal=800, response=2000, depth=8, values=200)
 COMMANDS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_the_first_key_seals_and_the_others_still_open() -> None:
     both = Sealer({"new": b"n" * 32, "old": b"o" * 32})
     assert both.open(old, "c") == SECRET
     assert both.seal(SECRET, "c").startswith("new.")
+
+
+def test_keys_for_other_purposes_lead_nowhere_else() -> None:
+    """Another purpose, another key; and RFC 5869, as somebody else has written it, says which."""
+    both = Sealer({"new": b"n" * 32, "old": b"o" * 32})
+    assert both.derive("a") == (Sealer({"x": b"n" * 32}).derive("a")[0], Sealer({"x": b"o" * 32}).derive("a")[0])
+    assert len({*both.derive("a"), *both.derive("b"), b"n" * 32, b"o" * 32}) == 6
+    extracted = hmac.digest(bytes(32), b"n" * 32, "sha256")
+    assert both.derive("a")[0] == hmac.digest(extracted, b"a\x01", "sha256")
 
 
 def test_the_key_file_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:

@@ -11,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 from yarl import URL
 
 from tests.mail.documented import check
+from tests.mail.outboxes import opened
 from tests.oauth import SECRET, OAuthServer
 from tstack.env import Address
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.api.server import Limits, Server
 from tstack.mail.api.service import Rate, Rates, Service
+from tstack.mail.assignment import WATCHER_PREFIX, Peer
 from tstack.mail.connect import Links
 from tstack.mail.event import Mailbox
+from tstack.mail.letters import Letters
 from tstack.mail.mailbox import Condition
 from tstack.mail.oauth import OAuth
+from tstack.mail.outbox import Outbox
 from tstack.mail.records import Partner
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
@@ -62,6 +67,24 @@ class Watchers:
         return mailbox in self.conditions
 
 
+@contextlib.asynccontextmanager
+async def letters_served(store: Store, sealer: Sealer, folder: Path, tag: str) -> AsyncIterator[Outbox]:
+    """The outbox of a watcher that is alive, and is asked for its letters at a listener."""
+    async with opened(folder / f"{tag}.db") as outbox:
+        letters, app = Letters(outbox, sealer, tag), web.Application()
+        letters.add_routes(app)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            where = "{}:{}".format(*runner.addresses[0])
+            await store.put(WATCHER_PREFIX + tag, Peer(tag, admin=f"http://{where}").to_json())
+            yield outbox
+        finally:
+            await letters.stop()
+            await runner.cleanup()
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -78,6 +101,7 @@ class Desk:
     server: Server
     provider: OAuthServer
     watchers: Watchers
+    outbox: Outbox
     clock: Clock
     url: str
     key: str
@@ -137,7 +161,12 @@ class Browser:
 async def desk(folder: Path, **options: Any) -> AsyncIterator[Desk]:
     """The application with a partner `acme`, while the block lasts. Options are those of `Service`."""
     sealer, clock = Sealer({"k1": b"k" * 32}), Clock()
-    async with OAuthServer() as provider, OAuth() as oauth, EmbeddedStore(folder / "store.db") as store:
+    async with (
+        OAuthServer() as provider,
+        OAuth() as oauth,
+        EmbeddedStore(folder / "store.db") as store,
+        letters_served(store, sealer, folder, "0" * 20) as outbox,
+    ):
         partner = Partner(
             "acme", success_url="https://app.example.com/done", failure_url="https://app.example.com/failed?a=b"
         )
@@ -152,6 +181,6 @@ async def desk(folder: Path, **options: Any) -> AsyncIterator[Desk]:
         try:
             url = f"http://{server.address}"
             links.public_url = url  # the port is known only now
-            yield Desk(service, server, provider, watchers, clock, url, key)
+            yield Desk(service, server, provider, watchers, outbox, clock, url, key)
         finally:
             await server.stop()

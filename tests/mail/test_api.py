@@ -127,6 +127,38 @@ async def test_a_partner_may_have_providers_of_codes_of_its_own(api: Desk) -> No
     assert (made.status, made.json["kind"], made.json["imap_port"]) == (201, "PLAIN", 143)
 
 
+async def test_the_smtp_server_of_a_connection(api: Desk) -> None:
+    """What was read may be sent back, and means the same."""
+    made = await api.connection(**PLAIN)
+    smtp = {"smtp_host": "", "smtp_port": 0, "smtp_enable_starttls_auto": True, "smtp_domain": ""}
+    assert smtp.items() <= made.json.items()
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=made.json)).status == 200
+    assert (await admin.get_connection(api.store, "acme", "PLAIN")).settings == {}
+    for wrong in ({"smtp_port": 25}, {"smtp_host": "smtp.example.com", "smtp_enable_starttls_auto": False}):
+        assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=wrong)).status == 400
+    set_ = {"smtp_host": "smtp.example.com", "smtp_port": 465, "smtp_domain": "example.com"}
+    changed = await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=set_)
+    assert changed.json == made.json | set_ | {"updated_at": changed.json["updated_at"]}
+    form = "smtp_host=localhost&smtp_port=25&smtp_enable_starttls_auto=false"
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", data=form.encode(), headers=headers)).status == 200
+    kept = (await admin.get_connection(api.store, "acme", "PLAIN")).settings
+    assert kept == {
+        "smtp_host": "localhost",
+        "smtp_port": "25",
+        "smtp_enable_starttls_auto": "false",
+        "smtp_domain": "example.com",
+    }
+    assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["smtp_enable_starttls_auto"] is False
+
+
+@pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "https://imap.example.com"])
+async def test_a_host_that_is_none_is_refused_with_a_hint(api: Desk, host: str) -> None:
+    made = await api.connection(imap_provider_code="PLAIN", imap_host=host)
+    assert made.status == 400
+    assert "is no name or address: write it as in imap.example.com" in made.json["detail"]
+
+
 async def test_a_client_secret_is_written_and_never_read(api: Desk) -> None:
     made = await api.connection()
     assert made.json["oauth2_client_secret"] == "- encrypted -"
@@ -146,6 +178,7 @@ async def test_credentials_cannot_be_led_to_another_server(api: Desk) -> None:
     stolen = await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_host": "evil.example.com"})
     assert stolen.status == 409
     assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_tls": "starttls"})).status == 409
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_host": "evil.example.com"})).status == 409
     await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json={"login_password": ""})
     assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_host": "imap2.example.com"})).status == 200
     await api.connection()
@@ -157,6 +190,7 @@ async def test_credentials_cannot_be_led_to_another_server(api: Desk) -> None:
 async def test_servers_of_the_private_network_are_out_of_reach_unless_allowed(tmp_path: Path) -> None:
     async with desk(tmp_path, local=False) as api:
         assert (await api.connection(imap_provider_code="PLAIN", imap_host="10.0.0.7")).status == 400
+        assert (await api.connection(**PLAIN, smtp_host="10.0.0.7")).status == 400
         assert (await api.connection()).status == 400  # its token URL is of this machine
         assert (await api.connection(**PLAIN)).status == 201
         assert (await api.ask("PUT", "/api/v1/partner", json={"success_url": "https://10.0.0.7/"})).status == 400
@@ -441,3 +475,16 @@ def _exactly(url: str) -> Any:
     from yarl import URL
 
     return URL(url, encoded=True)
+
+
+async def test_a_tag_that_differs_in_case_alone_is_refused(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    assert (await api.user("alice", code="PLAIN", email="alice@example.com")).status == 201
+    for body in ({"tag": "Alice"}, {"tag": "bob", "email": "Alice@example.com"}):
+        answer = await api.user(code="PLAIN", **body)
+        assert (answer.status, "case makes no difference" in answer.json["detail"]) == (400, True)
+    users = f"{CONNECTIONS}/PLAIN/users"
+    assert (await api.ask("DELETE", f"{users}/alice")).status == 204
+    assert (await api.user("Alice", code="PLAIN")).status == 201
+    assert (await api.ask("PUT", f"{users}/alice", json={"archived": False})).status == 400
+    assert (await api.ask("GET", f"{users}/ALICE")).status == 404

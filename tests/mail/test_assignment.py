@@ -143,7 +143,7 @@ async def test_an_earlier_run_of_our_own_is_taken_over_at_once(tmp_path: Path) -
         task = asyncio.create_task(member.run())
         await until(lambda: told.held, "there is a lease")
         assert await member.claim("a/B/c") is None
-        token = await member.claim("a/B/c", item)
+        token = await member.claim("a/B/c", item.revision)
         assert token
         await killed.revoke()  # the old lease's end does not take the new owner's key
         assert await store.get(OWNER_PREFIX + "a/B/c") is not None

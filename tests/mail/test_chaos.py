@@ -33,8 +33,8 @@ from tstack.testing.imapcommands import Command as ImapCommand
 from tstack.testing.mailboxes import simple_mail
 
 QUICK = Quirks(
-    renew=0.3, poll=0.1, poll_most=0.2, logins=1000.0, failures=1000, retry_most=0.02, stable=0.5, pause=0.2,
-    deadlines=Deadlines(connect=0.3, command=0.3, done=0.3, logout=0.3),
+    renew=0.3, poll=0.1, poll_most=0.2, logins=1000.0, first_logins=1000.0, failures=1000, retry_most=0.02, stable=0.5,
+    pause=0.2, deadlines=Deadlines(connect=0.3, command=0.3, done=0.3, logout=0.3),
 )  # fmt: skip
 
 PATIENT = replace(QUICK, deadlines=Deadlines())
@@ -187,6 +187,15 @@ async def test_pitfall_19_three_refusals_park_a_mailbox_and_nobody_tries_again()
         assert server.connections == 4
 
 
+async def test_pitfall_19_what_was_parked_is_tried_once() -> None:
+    async with ChaosImap() as server:
+        told = Told()
+        account = Account(BOX, Where("127.0.0.1", server.port, "none"), Password("bob", "wrong"), parked=True)
+        async with watched(server.port, told, account=account, quirks=PATIENT):
+            await told.until(lambda: told.state == "parked", "it is parked again")
+        assert server.logins == 1
+
+
 @pytest.mark.parametrize("name", ["4.unavailable", "4.bad", "18.code", "18.limit", "18.exchange", "1.bye"])
 async def test_pitfall_16_a_server_under_load_is_no_wrong_password(name: str) -> None:
     async with met(*[name] * 4) as (_, told, _):
@@ -226,6 +235,45 @@ async def test_pitfall_19_the_budget_of_a_host_holds_for_all_of_its_mailboxes() 
         assert 1 <= server.refused <= 4
 
 
+async def test_who_was_connected_before_does_not_wait_for_those_with_stale_passwords() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        gate = Gate(replace(PATIENT, failures=1))
+        gate.refused()
+        where = Where("127.0.0.1", server.port, "none")
+        new, old = (Account(BOX, where, Password(), renewed=renewed) for renewed in (True, False))
+        waits = Told()
+        tasks = [
+            asyncio.create_task(Watch(account, told.marks, one, gate, None, one.condition).run())
+            for account, one in ((new, waits), (old, told))
+        ]
+        await waits.until(lambda: waits.state == "throttled", "new credentials wait, and say why")
+        await told.until(lambda: told.state == "connected", "the others do not")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert [condition.state for condition in waits.conditions] == ["connecting", "throttled"]
+
+
+async def test_who_waits_for_a_connection_says_so() -> None:
+    async with ChaosImap() as server:
+        gate = Gate(replace(PATIENT, connections=1), host="imap.example.org")
+        account = Account(BOX, Where("127.0.0.1", server.port, "none"), Password())
+        first, second = Told(), Told()
+        tasks = [
+            asyncio.create_task(Watch(account, {}, told, gate, None, told.condition).run()) for told in (first, second)
+        ]
+        await first.until(lambda: first.state == "connected", "there is room for one")
+        await second.until(lambda: second.state == "throttled", "the other waits")
+        assert "imap.example.org has 1 connections of us" in second.conditions[-1].reason
+        tasks[0].cancel()
+        await second.until(lambda: second.state == "connected", "the one makes room for the other")
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        states = [condition.state for condition in second.conditions]
+        assert states == ["connecting", "throttled", "connecting", "connected"]
+
+
 # -- looks in vain --------------------------------------------------------------------------------------------------------
 
 
@@ -233,21 +281,134 @@ async def test_pitfall_19_the_budget_of_a_host_holds_for_all_of_its_mailboxes() 
 async def test_a_server_that_calls_for_nothing_does_not_keep_us_busy(name: str) -> None:
     quirks = replace(PATIENT, renew=60.0, pause=60.0)
     async with met(name, quirks=quirks, pace=0.0) as (server, told, watch):
+        await rests(server, told, watch)
+
+
+async def test_a_server_that_calls_at_each_look_does_not_keep_us_busy() -> None:
+    async with ChaosImap() as server:
+        script = Calling(Random(0))
+        server._first = lambda number: script  # type: ignore[method-assign]
+        told = Told()
+        async with watched(server.port, told, quirks=replace(PATIENT, renew=60.0, pause=60.0)) as watch:
+            await rests(server, told, watch)
+
+
+class Calling(Script):
+    """Tells of one mail more at each search, which is not there."""
+
+    count = 1000
+
+    async def run(self, talk: Conversation, command: ImapCommand) -> None:
+        if command.name == "UID SEARCH":
+            self.count += 1
+            talk.untagged(f"{self.count} EXISTS")
+        await talk.perform(command)
+
+
+async def rests(server: ChaosImap, told: Told, watch: Watch) -> None:
+    """A mailbox that was called in vain again and again says nothing for a time, unless it is asked to look."""
+    async with asyncio.timeout(PATIENCE):
+        while watch._vain < VAIN:
+            await asyncio.sleep(0)
+    (talk,) = server.talks
+    before = talk.commands
+    connection = ImapConnection(lambda response: None)
+    await connection.open(Where("127.0.0.1", server.port, "none"), None)
+    for _ in range(100):  # how time goes by, for both
+        await connection.run(commands.simple("NOOP"))
+    await connection.close()
+    assert talk.commands <= before + 1
+    subject = server.mailboxes.send("bob")
+    watch.try_now()
+    await told.until(lambda: told.mails, "it looks when it is asked to")
+    assert told.subjects == [subject]
+
+
+# -- folders beside the first ---------------------------------------------------------------------------------------------
+
+
+class Silent(Script):
+    """Takes NOTIFY, and tells of nothing by it; at the first IDLE it says, if at all, that it has had too much."""
+
+    def __init__(self, choose: Random, *words: str) -> None:
+        super().__init__(choose)
+        self._words = list(words)
+        self.notify: list[bytes] = []
+
+    async def run(self, talk: Conversation, command: ImapCommand) -> None:
+        if command.name == "NOTIFY":
+            self.notify.append(repr(command.arguments).encode())
+            talk.ok(command)
+        else:
+            await talk.perform(command)
+
+    async def idle(self, talk: Conversation) -> None:
+        while self._words:
+            talk.untagged(self._words.pop())
+        await talk.done()
+
+
+@contextlib.asynccontextmanager
+async def silent(*words: str) -> AsyncIterator[tuple[ChaosImap, Told, Silent]]:
+    """A mailbox of two folders, on a server that is silent about the second."""
+    script = Silent(Random(0), *words)
+    async with ChaosImap() as server:
+        server.mailboxes["bob"].folder(b"Alerts")
+        server._first = lambda number: script  # type: ignore[method-assign]
+        told = Told()
+        async with watched(server.port, told, folders=("INBOX", "Alerts"), quirks=PATIENT):
+            await told.until(lambda: told.state == "connected", "it connects")
+            yield server, told, script
+        assert server.connections == 1
+
+
+async def test_pitfall_2_and_5_a_folder_of_which_a_server_forgets_to_tell_is_looked_at_all_the_same() -> None:
+    async with silent() as (server, told, script):
+        for number in range(3):
+            server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(number), push=False)
+            await told.until(lambda: len(told.mails) > number, "it is told of")  # noqa: B023 - waited for here
+        assert len(script.notify) == 1
+
+
+async def test_a_server_that_has_had_too_much_of_notify_is_asked_for_less() -> None:
+    async with silent("OK [NOTIFICATIONOVERFLOW] enough") as (server, told, script):
+        server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(1), push=False)
+        await told.until(lambda: told.mails, "it is told of")
         async with asyncio.timeout(PATIENCE):
-            while watch._vain < VAIN:
+            while len(script.notify) < 2:
                 await asyncio.sleep(0)
-        (talk,) = server.talks
-        before = talk.commands
-        connection = ImapConnection(lambda response: None)
-        await connection.open(Where("127.0.0.1", server.port, "none"), None)
-        for _ in range(100):  # how time goes by, for both
-            await connection.run(commands.simple("NOOP"))
-        await connection.close()
-        assert talk.commands <= before + 1
-        subject = server.mailboxes.send("bob")
-        watch.try_now()
-        await told.until(lambda: told.mails, "it looks when it is asked to")
-        assert told.subjects == [subject]
+        assert [b"Alerts" in one for one in script.notify] == [True, False]
+        server.mailboxes.send("bob")
+        await told.until(lambda: len(told.mails) == 2, "the first folder's, too")
+
+
+async def test_without_its_second_folder_a_mailbox_is_watched_all_the_same_and_with_it_when_it_comes() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        server.mailboxes.send("bob")
+        async with watched(server.port, told, folders=("INBOX", "Alerts", "Old"), quirks=PATIENT) as watch:
+            await told.until(lambda: told.mails, "the first folder's mail is told of")
+            await told.until(lambda: told.state == "connected", "it is connected")
+            assert told.conditions[-1].reason.startswith(
+                "the folder Alerts is not watched: no such folder; the folder Old"
+            )
+            watch.sweep(None)
+            await told.until(lambda: "sweep" in {mail.origin for mail in told.mails}, "it is swept without them")
+            server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(7))
+            await told.until(lambda: "Alerts" in {mail.folder for mail in told.mails}, "its mail is told of, too")
+            await told.until(
+                lambda: told.conditions[-1].reason == "the folder Old is not watched: no such folder",
+                "the state says so",
+            )
+        assert server.connections == 2
+
+
+async def test_without_its_first_folder_a_mailbox_cannot_be_watched() -> None:
+    async with ChaosImap() as server:
+        told = Told()
+        async with watched(server.port, told, folders=("Old", "INBOX"), quirks=PATIENT):
+            await told.until(lambda: told.state == "unavailable", "the state says so")
+            assert told.conditions[-1].reason == "no such folder"
 
 
 # -- mails ----------------------------------------------------------------------------------------------------------------
@@ -323,3 +484,13 @@ async def _told_of_one(server: ChaosImap, told: Told) -> None:
     subject = server.mailboxes.send("bob")
     await told.until(lambda: told.mails, "its mail is told of")
     assert told.subjects == [subject]
+
+
+@pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "."])
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+async def test_a_host_name_that_is_none_is_a_server_that_is_not_there(host: str, tls: Tls) -> None:
+    told = Told()
+    account = Account(BOX, Where(host, 993, tls), Password())
+    async with watched(993, told, account=account):
+        await told.until(lambda: told.state == "unavailable", "the state says so")
+    assert told.conditions[-1].reason == f"{host}:993: that is no host name"

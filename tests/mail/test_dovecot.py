@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from tests.dovecot import Dovecot
 from tests.mail.watching import BOX, Password, Told, watched
 from tests.mosquitto import Pki
-from tstack.mail.connection import Where
+from tstack.mail.connection import RECEIVE, Where
 from tstack.mail.mailbox import Account
 from tstack.mail.quirks import Quirks
 
@@ -81,8 +82,14 @@ async def test_over_tls(dovecot: Dovecot, pki: Pki, way: str) -> None:
     port = dovecot.tls_port if way == "implicit" else dovecot.port
     told = Told()
     account = Account(BOX, Where("localhost", port, way), Password())  # type: ignore[arg-type]
-    async with watched(port, told, account=account, context=context):
+    async with watched(port, told, account=account, context=context) as watch:
         await told.until(lambda: told.state == "connected", "it connects")
+        connection = watch._connection
+        assert connection is not None
+        assert connection._transport is not None
+        assert connection._transport.get_extra_info("peercert") == {}  # four kilobytes of each connection otherwise
+        taken = connection._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert taken <= 2 * RECEIVE  # and what has once been read at once
         await asyncio.to_thread(dovecot.deliver, mail("one"))
         await told.until(lambda: told.mails, "it is told of")
     assert told.subjects == ["one"]

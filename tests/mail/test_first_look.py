@@ -10,8 +10,9 @@ import pytest
 from tests.mail.watching import BOX, Password, Told, watched
 from tstack.mail.checkpoint import _ahead
 from tstack.mail.connection import Where
-from tstack.mail.folder import BATCH, Mark
+from tstack.mail.folder import Mark
 from tstack.mail.mailbox import Account
+from tstack.mail.reading import BATCH
 from tstack.mail.records import User, new_since
 from tstack.testing.chaosimap import ChaosImap
 from tstack.testing.mailboxes import Folder, simple_mail

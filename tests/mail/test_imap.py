@@ -286,6 +286,17 @@ def test_capabilities_are_forgotten_with_a_login_that_does_not_renew_them() -> N
     assert session.capabilities is None
 
 
+def test_connections_to_the_same_kind_of_server_hold_its_capabilities_once() -> None:
+    one, other = (read([b"* CAPABILITY IMAP4rev1 IDLE NOTIFY"]) for _ in range(2))
+    assert isinstance(one, Capability)
+    assert isinstance(other, Capability)
+    assert one.names is other.names
+    long = b" ".join(b"X%d" % number for number in range(2000))  # of one that says too much nothing is kept for others
+    one, other = (read([b"* CAPABILITY " + long]) for _ in range(2))
+    assert one == other
+    assert one.names is not other.names  # type: ignore[union-attr]
+
+
 def test_pieces_go_out_as_the_server_asks_for_them() -> None:
     session = greeted()
     session.start(commands.login("jörg", "ä"))

@@ -345,10 +345,15 @@ async def test_a_replay_tells_a_partner_again_of_what_came_behind_a_cursor_or_si
         safe: list[Mark] = []
         outbox.on_safe = lambda mailbox, folder, mark: safe.append(mark)
         cursor = await outbox.cursor("/acme/mail/PLAIN/bob/INBOX", "1.1")
-        assert cursor == 1
+        assert cursor is not None
+        assert (cursor[0], cursor[1] > before.timestamp()) == (1, True)
         assert await outbox.cursor("/acme/mail/PLAIN/bob/INBOX", "1.99") is None
-        assert await outbox.replay("acme", cursor) == 2
-        assert await outbox.replay("acme", cursor) == 0  # they wait already
+        assert await outbox.replayable("acme", 1) == 2
+        slices: list[int] = []
+        assert await outbox.replay("acme", 1, slices.append) == 2
+        assert slices == [2]
+        assert await outbox.replayable("acme", 1) == 0
+        assert await outbox.replay("acme", 1) == 0  # they wait already
         taken = await waiting(outbox)
         assert uids(taken) == [2, 3, 4]
         await outbox.done([one.number for one in taken[:2]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
-from tstack.mail import admin
+from tstack.mail import admin, claims
 from tstack.mail.admin import AlreadyThere, NotThere
 from tstack.mail.asks import Ask, ask_key, ask_sweep
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
-from tstack.mail.records import Connection, Partner, User, api_key_digest, check_mailbox
+from tstack.mail.records import Connection, Partner, User, api_key_digest, check_host, check_mailbox
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
 
@@ -43,7 +44,7 @@ async def furnish(store: Store) -> tuple[Partner, str]:
 async def test_no_secret_is_in_the_store_or_in_what_is_shown(store: Store) -> None:
     partner, key = await furnish(store)
     page = await store.range("/mail/")
-    assert [item.key for item in page.items] == [
+    assert [item.key for item in page.items if not item.key.startswith("/mail/claim/acme/WORK/")] == [
         "/mail/connection/acme/WORK", "/mail/partner/acme", "/mail/user/acme/WORK/bob",
     ]  # fmt: skip
     everything = b"".join(item.value for item in page.items).decode()
@@ -59,7 +60,7 @@ async def test_no_secret_is_in_the_store_or_in_what_is_shown(store: Store) -> No
 async def test_what_was_sealed_for_one_mailbox_opens_for_no_other(store: Store) -> None:
     await furnish(store)
     bob = await admin.get_user(store, BOB)
-    eve = await admin.create_user(store, SEALER, replace(bob, tag="eve", revision=0))
+    eve = await admin.create_user(store, SEALER, replace(bob, tag="eve", email="", revision=0))
     with pytest.raises(ValueError, match="does not open"):
         admin.open_secret(SEALER, eve)
 
@@ -102,6 +103,11 @@ async def test_two_changes_at_once_are_both_made(store: Store) -> None:
     user = await admin.get_user(store, BOB)
     assert (user.email, user.archived, user.reason) == ("other@example.org", True, "why")
     assert await admin.change_user(store, BOB, lambda user: user) == user  # nothing changes: nothing is written
+
+
+def test_a_record_holds_no_more_than_what_it_says() -> None:
+    data = User("acme", "WORK", "bob", login="bob", created="2026-11-21T00:00:00Z").to_json()
+    assert sys.getsizeof(User.from_json("acme/WORK/bob", data).other) == sys.getsizeof({})
 
 
 async def test_fields_that_we_do_not_know_stay(store: Store) -> None:
@@ -170,6 +176,51 @@ async def test_what_is_removed_takes_what_is_below_it_along(store: Store) -> Non
     assert left == [*asked, "/mail/partner/acme2"]
 
 
+async def test_tags_and_addresses_are_there_once_whatever_their_case(store: Store) -> None:
+    """Among those that are not archived, as in the original (S6); spelling and look-ups stay exact."""
+    await furnish(store)
+    with pytest.raises(claims.Taken, match="the tag BOB belongs to the user bob"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "BOB"))
+    with pytest.raises(claims.Taken, match=r"the address Bob@Example\.org"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "ann", "Bob@Example.org"))
+    with pytest.raises(AlreadyThere):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "bob", "bob@example.org"))
+    assert (await store.range("/mail/user/")).items[-1].key == "/mail/user/acme/WORK/bob"
+    await admin.create_connection(store, SEALER, replace(WORK, provider="HOME"))
+    await admin.create_user(store, SEALER, User("acme", "HOME", "BOB", "BOB@example.org"))  # another connection
+
+    await admin.archive_user(store, BOB)
+    big = await admin.create_user(store, SEALER, User("acme", "WORK", "Bob"))
+    assert big.mailbox.topic("new") == "acme/mail/WORK/Bob/new"
+    with pytest.raises(claims.Taken):
+        await admin.restore_user(store, BOB)
+    with pytest.raises(NotThere):
+        await admin.get_user(store, Mailbox("acme", "WORK", "bOB"))
+    await admin.change_user(store, big.mailbox, lambda user: replace(user, email="bob@EXAMPLE.org"))
+    await admin.delete_user(store, big.mailbox)
+    await admin.restore_user(store, BOB)  # tag and address are free again
+    ann = await admin.create_user(store, SEALER, User("acme", "WORK", "ann"))
+    with pytest.raises(claims.Taken):
+        await admin.change_user(store, ann.mailbox, lambda user: replace(user, email="BOB@example.org"))
+    await admin.change_user(store, BOB, lambda user: replace(user, email="new@example.org"))
+    await admin.change_user(store, ann.mailbox, lambda user: replace(user, email="BOB@example.org"))
+
+
+async def test_of_many_who_want_one_tag_at_once_one_gets_it(store: Store) -> None:
+    await furnish(store)
+    spellings = [f"{a}{n}{n}" for a in "aA" for n in "nN"]
+    made = await asyncio.gather(
+        *(admin.create_user(store, SEALER, User("acme", "WORK", tag)) for tag in spellings), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in made) == ["Taken", "Taken", "Taken", "User"]
+
+
+async def test_a_claim_whose_user_is_gone_counts_for_nothing(store: Store) -> None:
+    await furnish(store)
+    await store.delete("/mail/user/acme/WORK/bob")  # by hand
+    await admin.create_user(store, SEALER, User("acme", "WORK", "BOB", "bob@example.org"))
+
+
 async def test_all_secrets_are_sealed_anew_by_rekey(store: Store) -> None:
     _, key = await furnish(store)
     both = Sealer({"k2": bytes(31) + b"1", "k1": bytes(32)})
@@ -196,8 +247,11 @@ def test_a_user_that_makes_no_sense_is_none(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b'{"Kind": "POP3", "Host": "x"}', b'{"Host": "x", "Port": 70000}', b"{}", b'{"Host": "a b"}']
-)
+    "value",
+    [
+        b'{"Kind": "POP3", "Host": "x"}', b'{"Host": "x", "Port": 70000}', b"{}", b'{"Host": "a b"}', b'{"Host": "a..b.com"}',
+    ],
+)  # fmt: skip
 def test_a_connection_that_makes_no_sense_is_none(value: bytes) -> None:
     with pytest.raises(ValueError):
         Connection.from_json("acme/WORK", value)
@@ -210,3 +264,21 @@ def test_a_connection_that_makes_no_sense_is_none(value: bytes) -> None:
 def test_names_that_would_escape_keys_or_topics_are_refused(mailbox: Mailbox) -> None:
     with pytest.raises(ValueError):
         check_mailbox(mailbox)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ".", "a..b.com", ".example.com", "a" * 64 + ".com", "a." * 130 + "com", "-a.com", "a b", "a/b", "a:993", "[::1]",
+     "\udc80.com", "ä" * 60 + ".com", "a\0b", "300.1.2.3/8"],
+)  # fmt: skip
+def test_what_no_resolver_can_be_asked_for_is_no_host(host: str) -> None:
+    with pytest.raises(ValueError, match="is no name or address"):
+        check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "imap.example.com.", "10.0.0.7", "::1", "fe80::1%eth0", "bücher.example", "a" * 63 + ".x", "my_host"],
+)
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    check_host(host)

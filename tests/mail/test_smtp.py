@@ -271,7 +271,7 @@ async def test_a_mail_that_is_too_large() -> None:
         client.writer.write(b"x" * 100_000)
         assert await client.reply() == ""
         assert mail.ingress.held == 0
-        assert mail.ingress.figures["refused_mail"] == 2
+        assert (mail.ingress.figures["refused_mail"], mail.ingress.figures["refused_endless"]) == (3, 1)
 
 
 async def test_too_many_recipients_and_sessions() -> None:
@@ -311,6 +311,23 @@ async def test_who_says_nothing_is_let_go() -> None:
             await two.say("DATA")
             assert await two.reply() == ""
         await until(lambda: not mail.ingress.sessions, "a session is left")
+        assert sum(mail.ingress.figures[f"refused_{name}"] for name in ("idle", "data")) == 2
+
+
+async def test_bounds_that_aiosmtpd_holds_are_counted() -> None:
+    async with taking(limited(commands=10, logins=1)) as mail:
+        for command, reply, name in (
+            ("NOOP", "421", "commands"), ("AUTH PLAIN AGEAYg==", "421", "logins"), ("WRONG", "502", "unknown_commands"),
+            (b"x" * 600, "500", "command"),
+        ):  # fmt: skip
+            async with line(mail.port) as client:
+                await client.reply()
+                await client.say("EHLO me")
+                replies = [await client.say(command)]
+                while replies[-1] and len(replies) < 15 and name != "command":
+                    replies.append(await client.say(command))
+            assert any(one.startswith(reply) for one in replies), replies
+            assert mail.ingress.figures[f"refused_{name}"] == 1, name
 
 
 @pytest.mark.parametrize("command", [b"x" * 600, b"x" * 100_000, b"\xff\xfe", b"RCPT TO:<a@acme>", b"EXPN", b"VRFY \r"])

@@ -7,9 +7,12 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
 from tstack.mail.event import Mailbox
-from tstack.mail.mailbox import Condition
+from tstack.mail.mailbox import Account, Condition
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
@@ -38,7 +41,7 @@ from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.watcher import Watcher, parked_for
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
-from tstack.store.interface import Check, Store
+from tstack.store.interface import Check, Delete, Put, Store, StoreUnavailable
 
 KEYS = f"k1:{base64.b64encode(bytes(32)).decode()}"
 SEALER = Sealer.from_text(KEYS, "the test")
@@ -217,6 +220,16 @@ async def test_watchers_share_the_work_and_take_over_from_whoever_is_killed(site
         await site.deliver(tags, "c")
         await site.settled("one", "three")
         await told.all(tags, "c")
+        dead = site.tag("two")
+        orphans = [path for path, tag in after.items() if tag == dead]
+        heirs = [site.watchers[name] for name in ("one", "three")]
+        said = re.compile(rf"takes over (\d+) mailboxes of watcher {dead}, which has gone")
+        await until(
+            lambda: sum(int(count) for heir in heirs for count in said.findall(heir.output)) == len(orphans),
+            "the heirs say what they have taken over",
+        )
+        for heir in heirs:
+            heir.wait_for(f"watcher {dead} has gone: there are 2")
         assert site.watchers["one"].stop() == 0
         await site.settled("three")
         await site.deliver(tags, "d")
@@ -330,6 +343,43 @@ async def test_whole_mails_are_kept_where_the_api_serves_them(site: Site) -> Non
         assert answer.status == 404
 
 
+class LateStore(EmbeddedStore):
+    """A store that does what it is asked to, and whose answers to claims come late, or not at all."""
+
+    def __init__(self, path: Path, lost: bool) -> None:
+        super().__init__(path)
+        self._lost = lost
+        self.claimed = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def commit(self, *changes: Put | Delete | Check) -> int | None:
+        revision = await super().commit(*changes)
+        if any(isinstance(one, Put) and one.key.startswith(OWNER_PREFIX) for one in changes):
+            self.claimed.set()
+            if self._lost:
+                raise StoreUnavailable("the answer is lost")
+            await self.answer.wait()
+        return revision
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_not_to_watch_a_mailbox_any_more_gives_back_what_it_does_not_know_it_owns(
+    tmp_path: Path, dovecot: Dovecot, lost: bool
+) -> None:
+    bob = User("acme", "WORK", "late0", login="late0")
+    store = LateStore(tmp_path / "store.db", lost)
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password, store=store) as one:
+        await store.claimed.wait()
+        await admin.delete_user(store, bob.mailbox)
+        if not lost:
+            await until(lambda: one.watcher.boxes[bob.mailbox.path].ending, "it is to be let go of")
+            assert await store.get(OWNER_PREFIX + bob.mailbox.path) is not None
+        store.answer.set()
+        async with asyncio.timeout(PATIENCE):
+            while await store.get(OWNER_PREFIX + bob.mailbox.path) is not None:
+                await asyncio.sleep(0.02)
+
+
 class Lonely:
     """One watcher in this process, on the embedded store, whose outbox nobody empties."""
 
@@ -345,9 +395,14 @@ class Lonely:
 
 @asynccontextmanager
 async def lonely(
-    folder: Path, dovecot: Dovecot, users: Sequence[User], password: str, capacity: int = 1000
+    folder: Path,
+    dovecot: Dovecot,
+    users: Sequence[User],
+    password: str,
+    capacity: int = 1000,
+    store: EmbeddedStore | None = None,
 ) -> AsyncIterator[Lonely]:
-    async with EmbeddedStore(folder / "store.db") as store:
+    async with store or EmbeddedStore(folder / "store.db") as store:
         outbox = Outbox(folder / "outbox.db")
         await outbox.start()
         await admin.create_partner(store, SEALER, Partner("acme"))
@@ -386,6 +441,23 @@ async def test_what_was_refused_three_times_stays_parked_whoever_watches_it(tmp_
         assert 23 * 3600 < parked_for(user) <= 24 * 3600
         await admin.set_secret(one.store, SEALER, bob.mailbox, dovecot.password)
         await until(lambda: one.state(path) == "connected", "new credentials are tried at once")
+
+
+async def test_pitfall_19_a_mailbox_whose_day_is_over_is_tried_once_and_parked_for_another(
+    tmp_path: Path, dovecot: Dovecot
+) -> None:
+    bob = User("acme", "WORK", "bob", login="bob", archived=True)
+    before = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
+    async with lonely(tmp_path, dovecot, [bob], "wrong") as one:
+        await admin.change_user(
+            one.store, bob.mailbox, lambda user: replace(user, archived=False, parked=before, reason="refused")
+        )
+        async with asyncio.timeout(PATIENCE):
+            while (user := await admin.get_user(one.store, bob.mailbox)).parked == before:
+                await asyncio.sleep(0.02)
+        assert 23 * 3600 < parked_for(user) <= 24 * 3600
+        assert "uthentication" in user.reason
+        assert len(one.watcher.gates["127.0.0.1"]._failures) == 1
 
 
 async def test_who_is_full_takes_no_more_and_has_room_again_when_one_goes(tmp_path: Path, dovecot: Dovecot) -> None:
@@ -434,6 +506,51 @@ def test_two_on_one_data_directory(tmp_path: Path) -> None:
         second = run([*command("tmail"), *flags])
         assert (second.returncode, "in use by another watcher" in second.stderr) == (1, True)
         assert first.stop() == 0
-    assert (tmp_path / "tmail.password").stat().st_mode & 0o777 == 0o600
     page = run([*command("tuser"), "list", f"-data-dir={tmp_path}"])
     assert "+/mail/#" in page.stdout
+
+
+def test_a_watcher_has_as_many_open_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    """Each mailbox is a connection, and the 1024 that a process begins with are a tenth of what it shall watch."""
+    flags = [
+        f"-data-dir={tmp_path}",
+        f"-certs-dir={tmp_path}",
+        "-mqtturl=mqtt://127.0.0.1:1",
+        "-mailadmin=",
+        "-mailapi=",
+    ]
+    with Running(["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *command("tmail"), *flags]) as running:
+        running.wait_for("tmail is up")
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+    soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+    assert soft == hard
+
+
+async def test_what_nobody_has_foreseen_costs_one_mailbox_some_time_and_no_other_anything(
+    tmp_path: Path, dovecot: Dovecot, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = [User("acme", "WORK", name, login=name) for name in ("odd", "even")]
+    odd, even = (user.mailbox.path for user in users)
+    async with lonely(tmp_path, dovecot, users, dovecot.password) as one:
+        sound = one.watcher._login
+        tries = 0
+
+        def login(user: User, connection: Connection) -> Account:
+            nonlocal tries
+            if user.tag == "odd":
+                tries += 1
+                raise ZeroDivisionError("a defect")
+            return sound(user, connection)
+
+        one.watcher._login = login
+        await until(lambda: tries == 2, "it is tried again")
+        box = one.watcher.boxes[odd]
+        await until(lambda: (box.condition.next_try or 0) > 5, "after a longer time")
+        assert box.condition.state == "unavailable"
+        assert "an unforeseen error (ZeroDivisionError)" in box.condition.reason
+        await until(lambda: one.state(even) == "connected", "the other one is watched")
+        said = [record for record in caplog.records if record.exc_info]
+        assert [record.getMessage() for record in said] == [f"mailbox {odd}: an unforeseen error"]
+        one.watcher._login = sound
+        await admin.set_secret(one.store, SEALER, users[0].mailbox, dovecot.password)
+        await until(lambda: one.state(odd) == "connected", "a change of its record has it tried at once")

@@ -27,10 +27,10 @@ from tests.registration.conftest import Desk, Start
 from tstack.identity.audit import Audit
 from tstack.identity.key_admin import add_key
 from tstack.identity.keys import RegistrationKey
-from tstack.registration import docs_page
 from tstack.registration.limits import Limits
 from tstack.registration.openapi import document
 from tstack.registration.openapi_schemas import PENDING
+from tstack.web import docs_page
 
 EXAMPLES = 4
 """Requests that are made up for each operation and each way of making them."""

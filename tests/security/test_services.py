@@ -211,7 +211,7 @@ def test_sec_69_nobody_is_there_before_somebody_is_made(tmp_path: Path) -> None:
             assert run([*pub, "-u", name, "-P", password]).returncode != 0
         (only,) = run([*command("tuser"), "list", where[0]], cwd=tmp_path).stdout.splitlines()
         assert only.split() == ["tmail", "enabled", "+/mail/#", "service"]  # the stack's own, with a password of chance
-        assert (tmp_path / "var" / "tmail.password").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "certs" / "seal.key").stat().st_mode & 0o777 == 0o600
         stack.stop()
     assert len((tmp_path / "var" / "registration.key").read_text().strip()) >= 20
 

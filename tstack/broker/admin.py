@@ -18,6 +18,7 @@ from aiohttp.http import HttpProcessingError
 from tstack.broker import listeners, metrics
 from tstack.env import Address
 from tstack.errors import Failure
+from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from tstack.broker.server import Broker
@@ -159,6 +160,4 @@ class Admin:
                 yield f"the {name} certificate has expired"
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=metrics.exposition(self._broker).encode(), headers={"Content-Type": metrics.CONTENT_TYPE}
-        )
+        return web.Response(body=metrics.exposition(self._broker).encode(), headers={"Content-Type": CONTENT_TYPE})

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import os
 import resource
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from tstack.mqtt.packets import Connect
-
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper ends of the buckets for what takes milliseconds when all is well."""
+from tstack.web.exposition import Histogram
 
 WORST_OF: Final = 30.0
 """Seconds that the worst lag is remembered at least: longer than from one scrape to the next."""
@@ -27,24 +23,6 @@ RESULTS: Final = frozenset({
     "internal error",
 })  # fmt: skip
 """Results of a login that are told apart; anything else is "other"."""
-
-
-class Histogram:
-    """How often a value fell below each of some bounds; as Prometheus wants it, but not summed up."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        """How many values were at or below a bound, and above the one before it; the last one: above all."""
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value; below 0, as clocks of two machines can make it, counts as 0."""
-        value = max(0.0, value)
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
 
 class Logins:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import socket
 import stat
 from asyncio import sslproto
@@ -16,6 +15,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tstack import service
 from tstack.broker.acceptor import Acceptor
 from tstack.broker.gate import Gate, Place
 from tstack.broker.tls import Files, Tls
@@ -201,7 +201,5 @@ def hint(error: OSError) -> str:
 
 def prepare() -> None:
     """What has to be so once in the process: file descriptors for many connections, small TLS buffers."""
-    with contextlib.suppress(ValueError, OSError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    service.open_files()
     sslproto.SSLProtocol.max_size = TLS_BUFFER

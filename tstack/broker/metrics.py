@@ -7,72 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tstack import __version__
 from tstack.broker import figures
+from tstack.web.exposition import Page
 
 if TYPE_CHECKING:
     from tstack.broker.server import Broker
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-Samples = Iterable[tuple[Mapping[str, str], float]]
-
-
-class Page:
-    """The lines of one answer. Names are without the `tstack_` in front, but for those of the process."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, name: str, kind: str, text: str, samples: float | Samples) -> None:
-        """One metric: a number, or samples with their labels. `kind` is "gauge" or "counter"."""
-        whole = self._head(name, kind, text)
-        if isinstance(samples, int | float):
-            samples = [({}, samples)]
-        self._lines += [f"{whole}{_labels(labels)} {_number(value)}" for labels, value in samples]
-
-    def add_by(self, label: str, name: str, kind: str, text: str, samples: Mapping[str, float]) -> None:
-        """One metric with one label, sorted by it."""
-        self.add(name, kind, text, [({label: key}, samples[key]) for key in sorted(samples)])
-
-    def add_histogram(self, name: str, text: str, histogram: figures.Histogram) -> None:
-        """One histogram: its buckets summed up from below, as the format wants them."""
-        whole = self._head(name, "histogram", text)
-        below = 0
-        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-            below += count
-            self._lines.append(f"{whole}_bucket{_labels({'le': _number(bound)})} {below}")
-        self._lines += [f"{whole}_sum {_number(histogram.total)}", f"{whole}_count {below}"]
-
-    def _head(self, name: str, kind: str, text: str) -> str:
-        whole = name if name.startswith("process_") else f"tstack_{name}"
-        self._lines += [f"# HELP {whole} {text}", f"# TYPE {whole} {kind}"]
-        return whole
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines) + "\n"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: float) -> str:
-    return "+Inf" if value == float("inf") else repr(value)
-
 
 def exposition(broker: Broker) -> str:
-    """All metrics."""
+    """All metrics, and those of what else runs in the process."""
     page = Page()
     page.add("info", "gauge", "The version that runs.", [({"version": __version__}, 1)])
     _clients(page, broker)
@@ -81,7 +28,7 @@ def exposition(broker: Broker) -> str:
     _store(page, broker)
     _journal(page, broker)
     _itself(page, broker)
-    return str(page)
+    return "".join([str(page), *(more() for more in broker.more_metrics)])
 
 
 def _clients(page: Page, broker: Broker) -> None:

@@ -20,7 +20,7 @@ from tstack.broker.audit import AuditTopics
 from tstack.broker.authentication import BY_PASSWORD, Authenticator, Refusal, Who
 from tstack.broker.connection import Connection
 from tstack.broker.expiry import Expiry
-from tstack.broker.figures import Histogram, Lag, Logins, memory, since
+from tstack.broker.figures import Lag, Logins, memory, since
 from tstack.broker.gate import Gate, Place
 from tstack.broker.journal import DiskJournal
 from tstack.broker.purge import Purge
@@ -47,6 +47,7 @@ from tstack.routing.router import Router
 from tstack.routing.sys_topics import SysTopics
 from tstack.service import Watchdog, spawn
 from tstack.store.interface import Store
+from tstack.web.exposition import Histogram
 
 log = logging.getLogger("tstack.broker")
 
@@ -137,6 +138,8 @@ class Broker:
         self._withdrawn: set[str] = set()
         """Serials of certificates that were revoked in this turn of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.more_metrics: list[Callable[[], str]] = []
+        """What else runs in this process, in Prometheus' text format: shown with the broker's own."""
         self._admin = Admin(self)
         self._clock: asyncio.TimerHandle | None = None
         self._replay: asyncio.Handle | None = None

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tstack import service
+from tstack.broker import collector
+from tstack.cli import mail_letters as letters
 from tstack.cli import mail_partners as partners
 from tstack.cli import mail_run
 from tstack.cli import mail_users as users
 from tstack.cli import settings as declared
 from tstack.cli.mail_kept import kept_mails
+from tstack.cli.mail_watch import watched
 from tstack.cli.program import Parser, embedded_store_file, open_store, opened, start
 from tstack.cli.user_view import Answer
 from tstack.env import Setting, Values
-from tstack.errors import Failure
+from tstack.errors import Failure, UsageError
 from tstack.store.interface import Store
 
 EXAMPLES = """\
@@ -33,8 +36,9 @@ EXAMPLES = """\
   tmail connection add acme/WORK -host imap.example.org
   tmail user add acme/WORK/bob -login bob@example.org -password=- < secret.txt
                                                      now new mail is published to acme/mail/WORK/bob/new
-  tmail mailboxes                                    how is each of them?
-  tmail sweep acme/WORK/bob -since 2026-11-01        tell of mails again that are there already"""
+  tmail mailboxes -watch                             how is each of them, anew each second?
+  tmail sweep acme/WORK/bob -since 2026-11-01        tell of mails again that are there already
+  tmail replay acme -since 2026-11-20T08:00:00Z      publish again what a partner missed that was away"""
 
 DEFAULTS = {declared.STORE_WAIT: "5s"}
 """Of the commands: somebody sits in front of them and waits."""
@@ -66,8 +70,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "connection": {
         "add": Command("a mail provider for a partner", partners.connect, partners.connect_arguments),
         "list": Command("the connections of a partner", partners.connections, partners.name_argument),
-        "set": Command("change its settings", partners.reconnect, partners.reconnect_arguments),
         "show": Command("one connection", partners.show_connection, partners.path_argument),
+        "set": Command("change its settings, as in smtp_host=...", partners.reconnect, partners.reconnect_arguments),
         "remove": Command("remove it, with its users", partners.remove_connection, partners.path_argument),
     },
     "user": {
@@ -76,11 +80,22 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "show": Command("one user", users.show, users.path_argument),
         "set": Command("change its settings", users.change, users.set_arguments),
         "password": Command("give it other credentials", users.password, users.password_arguments, (declared.MAIL_PASSWORD,)),
+        "trace": Command("have it take tracers: mails to itself that are timed", users.trace, users.path_argument),
+        "untrace": Command("have it take no tracers", users.untrace, users.path_argument),
+        "tracers": Command("its last tracers, and how long they took", users.tracers, users.path_argument),
         "archive": Command("watch it no more, and keep it", users.archive, users.path_argument),
         "restore": Command("watch an archived one again", users.restore, users.path_argument),
         "remove": Command("remove it, and how far it was read", users.remove, users.path_argument),
     },
-    "status": Command("the watchers, and how they are", users.status),
+    "dead": {
+        "list": Command("what could not be delivered, of all watchers", letters.list_, letters.list_arguments),
+        "show": Command("one dead letter", letters.show, letters.id_argument),
+        "retry": Command("try dead letters again", letters.retry, letters.many_arguments),
+        "discard": Command("discard dead letters for good", letters.discard, letters.many_arguments),
+        "download": Command("what was to be delivered", letters.download, letters.download_arguments),
+    },
+    "replay": Command("publish again what a partner was told", letters.replay, letters.replay_arguments),
+    "status": Command("the watchers, and how they are", users.status, users.watch_argument),
     "mailboxes": Command("how each mailbox is", users.mailboxes, users.prefix_argument),
     "show": Command("one mailbox: its record, its owner, how far it was read", users.inspect, users.path_argument),
     "park": Command("do not log in to a mailbox until it is unparked", users.park, users.park_arguments),
@@ -109,7 +124,8 @@ def _command(arguments: Sequence[str]) -> int:
     if isinstance(found, Command):
         parser = _parser(f"tmail {name}", found)
         return start(parser, _settings(found), arguments[1:], lambda values, flags: _do(found, values, flags))
-    parser = Parser(f"tmail {name}", f"{name.capitalize()}s of the mail watchers.", arguments="ACTION ...")
+    title = "Dead letters" if name == "dead" else f"{name.capitalize()}s"
+    parser = Parser(f"tmail {name}", f"{title} of the mail watchers.", arguments="ACTION ...")
     actions = parser.add_subparsers(
         dest="action", metavar="ACTION", required=True, parser_class=Parser, prog=f"tmail {name}"
     )
@@ -141,6 +157,9 @@ def _add(parser: argparse.ArgumentParser, command: Command) -> None:
 
 def _do(command: Command, values: Values, flags: argparse.Namespace) -> int:
     work = command.prepare(values, flags)
+    watch = getattr(flags, "watch", False)
+    if watch and not flags.json and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("-watch needs a terminal", "with --json it writes objects each second")
     file = embedded_store_file(values)
     if not (values[declared.ETCD_HOSTS] or file.exists() or values.given(declared.DATA_DIR)):
         raise Failure(
@@ -151,7 +170,10 @@ def _do(command: Command, values: Values, flags: argparse.Namespace) -> int:
 
     async def with_store(life: service.Life) -> None:
         async with opened(open_store(values), values[declared.STORE_WAIT], life.stopping) as store:
-            answers.append(await work(store))
+            if watch:
+                await watched(lambda: work(store), f"tmail {' '.join(sys.argv[1:])}", flags.json)
+            else:
+                answers.append(await work(store))
 
     code = service.run("tmail", lambda life: life.unless_stopped(with_store(life)))
     for answer in answers:
@@ -175,7 +197,9 @@ async def _serve(life: service.Life, values: Values) -> int:
         mqtt = await mail_run.given_options(store, values)
         keeper = await parts.enter_async_context(kept_mails(values, served=bool(values[declared.MAIL_API])))
         station = mail_run.station(store, values, mqtt, life.stop, keeper)
-        await station.start(values[declared.STORE_WAIT])
+        service.open_files()
+        with collector.held_back():
+            await station.start(values[declared.STORE_WAIT])
         try:
             where = " ".join(f"http://{address}" for address in station.addresses)
             api = " ".join(station.api.urls)

@@ -13,13 +13,14 @@ from typing import cast
 
 from tstack.broker.server import Broker
 from tstack.cli import settings as declared
+from tstack.cli.mail_run import sealer_of
 from tstack.client import Client
 from tstack.client.link import Options as ClientOptions
 from tstack.env import Address, Values
 from tstack.errors import Failure
 from tstack.identity.directory import Refused
 from tstack.identity.passwords import Busy
-from tstack.mail import service_user
+from tstack.mail import ingress_metrics, service_user
 from tstack.mail.blob_http import BlobListener
 from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.direct import Direct
@@ -61,14 +62,13 @@ async def mail_in(store: Store, broker: Broker, values: Values, keeper: Keeper |
         yield MailIn()
         return
     async with contextlib.AsyncExitStack() as parts:
-        data_dir = Path(values[declared.DATA_DIR])
         context = _context(broker, values)
-        name, password = await service_user.ensure(store, data_dir)
+        name, password = await service_user.ensure(store, sealer_of(values))
         await _known(broker, name, password)
         client = await parts.enter_async_context(Client(_client_options(broker, values, name, password)))
         with contextlib.suppress(Failure):  # until there is one, mail is answered with 451, and the client says why
             await client.wait_connected(FIRST_CONNECTION)
-        blobs = await _kept(values, keeper, parts)
+        blobs, listeners = await _kept(values, keeper, parts)
         ingress = Ingress(
             options,
             broker.directory,
@@ -79,6 +79,7 @@ async def mail_in(store: Store, broker: Broker, values: Values, keeper: Keeper |
         )
         await ingress.start()
         parts.push_async_callback(ingress.stop)
+        broker.more_metrics.append(lambda: ingress_metrics.exposition(ingress, keeper, listeners))
         yield MailIn(ingress)
 
 
@@ -105,17 +106,19 @@ def _options(values: Values) -> Options:
     )
 
 
-async def _kept(values: Values, keeper: Keeper | None, parts: contextlib.AsyncExitStack) -> Keeper | None:
-    """Where mails that come in are kept: in a bucket, or in the folder, when there is a listener for it."""
+async def _kept(
+    values: Values, keeper: Keeper | None, parts: contextlib.AsyncExitStack
+) -> tuple[Keeper | None, list[BlobListener]]:
+    """Where mails that come in are kept: in a bucket, or in the folder, when there are listeners for it."""
     if values[declared.SMTP_RAW] == "never" or not isinstance(keeper, Blobs):
-        return keeper
-    for where in values[declared.BLOB_ADDR]:
-        listener = BlobListener(keeper, where)
+        return keeper, []
+    listeners = [BlobListener(keeper, where) for where in values[declared.BLOB_ADDR]]
+    for listener in listeners:
         parts.push_async_callback(listener.stop)
         address = await listener.start()
         log.info("kept mails are at http://%s", address)
         keeper.url = keeper.url or f"http://{address}"
-    return keeper if values[declared.BLOB_ADDR] else None
+    return (keeper if listeners else None), listeners
 
 
 def _client_options(broker: Broker, values: Values, name: str, password: str) -> ClientOptions:

@@ -63,12 +63,19 @@ def connect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-kind", "--kind", choices=KINDS, help="how one logs in; default: the code, if it is one, or PLAIN"
     )
+    parser.add_argument(
+        "-set", "--set", nargs="+", default=[], metavar="NAME=VALUE",
+        help="as in oauth2_client_id=... oauth2_token_url=..., or smtp_host=... for tracers",
+    )  # fmt: skip
     _place_arguments(parser)
 
 
 def reconnect_arguments(parser: argparse.ArgumentParser) -> None:
     """What `tmail connection set` takes; what is not given stays as it is."""
     path_argument(parser)
+    parser.add_argument(
+        "set", metavar="NAME=VALUE", nargs="*", help="as in smtp_host=smtp.example.org; a blank value takes it away"
+    )
     _place_arguments(parser)
 
 
@@ -76,10 +83,6 @@ def _place_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-host", "--host", help="the IMAP server")
     parser.add_argument("-port", "--port", type=int, help="default 993, or 143 without implicit TLS")
     parser.add_argument("-tls", "--tls", choices=TLS, help="default implicit; none: for servers of this machine only")
-    parser.add_argument(
-        "-set", "--set", nargs="+", default=[], metavar="NAME=VALUE",
-        help="as in oauth2_client_id=... oauth2_token_url=...; a blank value takes one away",
-    )  # fmt: skip
     parser.add_argument(
         "-secret", "--secret", default="", metavar="-", help="-: read the OAuth client's secret from standard input"
     )
@@ -236,7 +239,7 @@ def _placed(connection: Connection, flags: argparse.Namespace) -> Connection:
 def _pairs(flags: argparse.Namespace) -> dict[str, str]:
     pairs = [one.partition("=") for one in flags.set]
     if bad := [name for name, sign, _ in pairs if not sign]:
-        raise UsageError(f"-set: {bad[0]!r} is no NAME=VALUE", "see tmail connection add --help")
+        raise UsageError(f"{bad[0]!r} is no NAME=VALUE", "write it as in smtp_host=smtp.example.org")
     return {name: value for name, _, value in pairs}
 
 

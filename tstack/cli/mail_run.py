@@ -14,6 +14,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import Sealer, ensure_sealer
 from tstack.mail import service_user
 from tstack.mail.blobs import Keeper
+from tstack.mail.quirks import Quirks
 from tstack.mail.station import Options, Station
 from tstack.store.interface import Store
 
@@ -52,6 +53,11 @@ def station_options(values: Values) -> Options:
         ttl=max(1.0, values[declared.MAIL_LEASE]),
         expiry=int(values[declared.MAIL_EXPIRY]),
         context=mail_context(values),
+        tracer_interval=max(1.0, interval) if (interval := values[declared.TRACER_INTERVAL]) else 0.0,
+        tracers=values[declared.NUM_TRACERS],
+        unknown=Quirks(
+            connections=values[declared.MAIL_HOST_CONNECTIONS], logins=float(values[declared.MAIL_HOST_LOGINS])
+        ),
         api=mail_api.options(values),
     )
 
@@ -62,7 +68,7 @@ async def given_options(store: Store, values: Values) -> MqttOptions:
     Raises `Failure`, `StoreUnavailable`."""
     name, password = values[declared.USERNAME], values[declared.PASSWORD]
     if not name:
-        name, password = await service_user.ensure(store, Path(values[declared.DATA_DIR]))
+        name, password = await service_user.ensure(store, sealer_of(values))
     ca_file = values[declared.CA_CRT_FILE]
     if not ca_file and (own := Path(values[declared.CERTS_DIR]) / "ca.crt").exists():
         ca_file = str(own)
@@ -89,7 +95,7 @@ async def own_options(store: Store, values: Values, addresses: Sequence[tuple[st
         if scheme in ports:
             host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(ports[scheme].host, ports[scheme].host)
             host = f"[{host}]" if ":" in host else host
-            name, password = await service_user.ensure(store, Path(values[declared.DATA_DIR]))
+            name, password = await service_user.ensure(store, sealer_of(values))
             ca_file = values[declared.CA_FILE] or str(Path(values[declared.CERTS_DIR]) / "ca.crt")
             return MqttOptions(
                 form.format(host, ports[scheme].port),

@@ -7,9 +7,7 @@ import asyncio
 import getpass
 import json
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,23 +22,19 @@ from tstack.errors import Failure, UsageError
 from tstack.logs import clean
 from tstack.mail import admin
 from tstack.mail.asks import ask_key, ask_sweep
-from tstack.mail.assignment import OWNER_PREFIX, WATCHER_PREFIX, Peer, owner_of
+from tstack.mail.assignment import OWNER_PREFIX, Peer, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Mailbox
+from tstack.mail.inquiry import Inquiry
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
-from tstack.mail.providers import Logins
+from tstack.mail.providers import Logins, smtp
 from tstack.mail.records import User, check_mailbox
+from tstack.mail.submission import check_address
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
-
-ASK_TIMEOUT = 5.0
-"""Seconds that a watcher has to answer."""
-
-MAX_ANSWER = 64 << 20
-"""Bytes of its answer at most: twenty thousand mailboxes have a tenth of that."""
 
 
 def path_argument(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +51,18 @@ def prefix_argument(parser: argparse.ArgumentParser) -> None:
     """[PARTNER[/CODE]]."""
     parser.add_argument("prefix", metavar="PARTNER[/CODE]", nargs="?", default="", help="of those alone")
     parser.add_argument("-state", "--state", default="", help="those in this state alone, as in parked")
+    watch_argument(parser)
+
+
+def watch_argument(parser: argparse.ArgumentParser) -> None:
+    """-watch."""
+    parser.add_argument("-watch", "--watch", action="store_true", help="anew each second; q or Ctrl-C ends it")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `tmail user add` takes."""
     set_arguments(parser)
+    parser.add_argument("-tracer", "--tracer", action="store_true", help="it takes tracers, as with tmail user trace")
     parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
 
 
@@ -109,12 +110,15 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
 def add(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail user add`."""
     sealer, mailbox = sealer_of(values), _mailbox(flags.path)
-    user = replace(User(mailbox.partner, mailbox.provider, mailbox.tag), **_settings(flags))
+    blank = User(mailbox.partner, mailbox.provider, mailbox.tag, enable_tracer=flags.tracer)
+    user = replace(blank, **_settings(flags))
     if not flags.disconnected and not (flags.email or flags.login):
         raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
     secret = None if flags.disconnected else _password(values)
 
     async def work(store: Store) -> Answer:
+        if user.enable_tracer:
+            await _check_traceable(store, user)
         made = await admin.create_user(store, sealer, user, secret)
         return Answer([f"user {flags.path}: added; new mail is published to {mailbox.topic('new')}"], [public(made)])
 
@@ -188,6 +192,31 @@ def unpark(values: Values, flags: argparse.Namespace) -> Work:
     return _with(flags, admin.unpark_user, "tried at once")
 
 
+def trace(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user trace`: only where tracers can be sent."""
+    mailbox = _mailbox(flags.path)
+
+    async def act(store: Store, mailbox: Mailbox) -> User:
+        await _check_traceable(store, await admin.get_user(store, mailbox))
+        return await admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=True))
+
+    return _with(flags, act, f"takes tracers, which are told of at {mailbox.topic('tracer')}")
+
+
+def untrace(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user untrace`."""
+    return _with(
+        flags, lambda store, mailbox: admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=False)),
+        "takes no tracers",
+    )  # fmt: skip
+
+
+async def _check_traceable(store: Store, user: User) -> None:
+    """Raise `Failure` unless tracers can be sent from a mailbox to itself."""
+    smtp(await admin.get_connection(store, user.partner, user.provider))
+    check_address(user.address)
+
+
 def park(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail park`."""
     return _with(flags, lambda store, mailbox: admin.park_user(store, mailbox, flags.reason), "parked")
@@ -239,8 +268,7 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
     async def work(store: Store) -> Answer:
         found: list[dict[str, Any]] = []
         lines: list[str] = []
-        for peer in await _peers(store):
-            answer = await _ask(peer, "/status")
+        for peer, answer in await _ask(store, "/status"):
             found.append({"watcher": peer.tag, "admin": peer.admin} | answer)
             if "error" in answer:
                 lines.append(f"{peer.tag}  {answer['error']}")
@@ -248,8 +276,13 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
             states = ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())) or "none"
             lines.append(
                 f"{peer.tag}  {answer['mailboxes']} of at most {answer['capacity']} mailboxes ({states}); "
-                f"{answer['published']} events published, {answer['waiting']} wait"
+                f"{answer['published']} events published, {answer['waiting']} wait, "
+                f"{answer['deadLetters']} dead letters"
             )
+            traced = answer.get("tracers", {})  # a watcher of before has none
+            if any(traced.values()):
+                counts = ", ".join(f"{count} {name}" for name, count in traced.items() if name != "mailboxes")
+                lines.append(f"  tracers for {traced['mailboxes']} mailboxes: {counts}")
             lines += [f"  {reason}" for reason in answer["reasons"]]
         return Answer(lines or ["no watcher runs"], found)
 
@@ -261,14 +294,18 @@ def mailboxes(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         found: list[dict[str, Any]] = []
-        for peer in await _peers(store):
-            answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(flags.prefix)}")
+        unasked: list[str] = []
+        for peer, answer in await _ask(store, "/mailboxes", {"prefix": flags.prefix}):
             if "error" in answer:
-                print(f"{peer.tag}: {answer['error']}", file=sys.stderr)
+                unasked.append(f"{peer.tag}: {answer['error']}")
             found += [one | {"watcher": peer.tag} for one in answer.get("mailboxes", ())]
         found = [one for one in found if flags.state in ("", one["state"])]
         found.sort(key=lambda one: (one["partner"], one["provider"], one["tag"]))
-        return Answer([_line(one) for one in found], found)
+        lines = [_line(one) for one in found]
+        if flags.watch and not flags.json:
+            return Answer([*unasked, *lines], found)
+        sys.stderr.writelines(f"{line}\n" for line in unasked)
+        return Answer(lines, found)
 
     return work
 
@@ -284,14 +321,50 @@ def inspect(values: Values, flags: argparse.Namespace) -> Work:
         checkpoint = await store.get(CHECKPOINT_PREFIX + mailbox.path)
         folders = json.loads(checkpoint.value).get("Folders", {}) if checkpoint else {}
         shown["Checkpoint"] = {name: mark for name, mark in folders.items() if name}  # "": of earlier releases
-        for peer in await _peers(store):
+        for peer, answer in await _ask(store, "/mailboxes", {"prefix": mailbox.path}):
             if peer.tag == shown["Watcher"]:
-                answer = await _ask(peer, f"/mailboxes?prefix={urllib.parse.quote(mailbox.path)}")
                 here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]
                 shown |= {"Now": here[0]} if here else {}
+        if shown["EnableTracer"]:
+            found = await _tracers(store, mailbox)
+            shown["Tracers"] = dict(Counter(one["state"] for one in found))
+            shown["LastTracer"] = found[0] if found else None
         return Answer(facts(shown), [shown])
 
     return work
+
+
+def tracers(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user tracers`: the last ones of a mailbox, the newest first, as the watchers remember them."""
+    mailbox = _mailbox(flags.path)
+
+    async def work(store: Store) -> Answer:
+        await admin.get_user(store, mailbox)
+        found = await _tracers(store, mailbox)
+        head = f"{'uid':20}  {'sent':24}  {'detected':24}  {'elapsed':>9}  {'end to end':>10}  state"
+        return Answer([head, *map(_tracer_line, found)] if found else ["no tracer is remembered"], found)
+
+    return work
+
+
+async def _tracers(store: Store, mailbox: Mailbox) -> list[dict[str, Any]]:
+    """What all watchers know of a mailbox' last tracers: of one whose mailbox has moved, two of them do."""
+    found: dict[str, dict[str, Any]] = {}
+    states = ("delivered", "detected", "failed", "missing", "sent")
+    for _, answer in await _ask(store, "/tracers", {"mailbox": mailbox.path}):
+        for one in answer.get("tracers", ()):
+            known = found.setdefault(one["uid"], one)
+            state = min(known["state"], one["state"], key=states.index)
+            found[one["uid"]] = one | {name: value for name, value in known.items() if value} | {"state": state}
+    return sorted(found.values(), key=lambda one: str(one["sent"]), reverse=True)
+
+
+def _tracer_line(one: dict[str, Any]) -> str:
+    elapsed, end = (f"{one[name]:.2f} s" if one[name] is not None else "" for name in ("elapsed", "endToEnd"))
+    why = f": {clean(one['reason'])}" if one["reason"] else ""
+    return (
+        f"{one['uid']:20}  {one['sent']:24}  {one['detected'] or '':24}  {elapsed:>9}  {end:>10}  {one['state']}{why}"
+    )
 
 
 def test_login(values: Values, flags: argparse.Namespace) -> Work:
@@ -327,33 +400,12 @@ def test_login(values: Values, flags: argparse.Namespace) -> Work:
     return work
 
 
-async def _peers(store: Store) -> list[Peer]:
-    page = await store.range(WATCHER_PREFIX)
-    found = []
-    for item in page.items:
-        try:
-            found.append(Peer.from_item(item))
-        except ValueError as error:
-            print(f"{item.key}: {error}", file=sys.stderr)
-    return found
-
-
-async def _ask(peer: Peer, path: str) -> dict[str, Any]:
-    """What a watcher's admin listener answers; `error` in it when it does not."""
-    if not peer.admin:
-        return {"error": "has no admin listener"}
-
-    def get() -> dict[str, Any]:
-        try:
-            with urllib.request.urlopen(peer.admin + path, timeout=ASK_TIMEOUT) as answer:  # noqa: S310 - always http
-                found: dict[str, Any] = json.loads(answer.read(MAX_ANSWER))
-                return found
-        except (OSError, ValueError, urllib.error.URLError) as error:
-            return {"error": f"{peer.admin} does not answer: {error}"}
-
-    if not peer.admin.startswith("http://"):
-        return {"error": "has an admin listener that cannot be asked"}
-    return await asyncio.to_thread(get)
+async def _ask(store: Store, path: str, query: dict[str, object] | None = None) -> list[tuple[Peer, dict[str, Any]]]:
+    """What the watchers' admin listeners answer, all asked at once; `error` in it where one does not."""
+    inquiry = Inquiry(store)
+    peers = await inquiry.peers()
+    said = await asyncio.gather(*(inquiry.ask(peer, path, query) for peer in peers))
+    return [(one.peer, one.json if one.status == 200 else {"error": one.trouble}) for one in said]
 
 
 def _line(one: dict[str, Any]) -> str:
@@ -369,7 +421,7 @@ def public(user: User) -> dict[str, object]:
     return {
         "Partner": user.partner, "Provider": user.provider, "Tag": user.tag, "Email": user.email, "Login": user.login,
         "State": _state(user), "Reason": user.reason, "Folders": list(user.folders), "RawLimit": user.raw_limit,
-        "KeepLimit": user.keep_limit,
+        "KeepLimit": user.keep_limit, "EnableTracer": user.enable_tracer,
         "Created": user.created, "Changed": user.changed, "ConnectedAt": user.connected_at,
     }  # fmt: skip
 

@@ -318,7 +318,7 @@ MAIL_WEIGHT = Setting(
     "weight", "TMAIL_WEIGHT", integer(1, 1000), "10", "this process's share of the mailboxes beside that of others"
 )
 MAIL_LEASE = Setting(
-    "mail-lease", "TMAIL_LEASE", seconds, "30s", "time after which the mailboxes of a watcher that is gone go to others"
+    "mail-lease", "TMAIL_LEASE", seconds, "15s", "time after which the mailboxes of a watcher that is gone go to others"
 )
 MAIL_EXPIRY = Setting(
     "mailexpiry", "TMAIL_EXPIRY", seconds, "7d",
@@ -327,6 +327,14 @@ MAIL_EXPIRY = Setting(
 MAIL_CA_FILE = Setting(
     "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"
 )
+MAIL_HOST_CONNECTIONS = Setting(
+    "hostconnections", "TMAIL_HOST_CONNECTIONS", integer(1, 1_000_000), "10000",
+    "connections of this process to one mail server at most; large providers have fewer (docs/mail.md)",
+)  # fmt: skip
+MAIL_HOST_LOGINS = Setting(
+    "hostlogins", "TMAIL_HOST_LOGINS", integer(1, 10_000), "200",
+    "logins a second on one mail server at most, of mailboxes that have been connected before; large providers have fewer",
+)  # fmt: skip
 MAIL_PASSWORD = Setting(
     "password", "TMAIL_PASSWORD", str, "", "the mailbox's password, or its OAuth refresh token; - reads it from standard input",
     secret=True,
@@ -356,6 +364,11 @@ MAIL_API_LOCAL = Setting(
     "may partners name mail servers, webhooks and others of this machine and its private network? Who has an API key could "
     "look around there",
 )  # fmt: skip
+TRACER_INTERVAL = Setting(
+    "tracer-interval", "TRACER_INTERVAL", seconds, "10m",
+    "how often this process sends tracers to one of its mailboxes that take them, at least 1s; 0: never",
+)  # fmt: skip
+NUM_TRACERS = Setting("tracers", "NUM_TRACERS", integer(0, 100), "3", "how many tracers it sends each time")
 MAIL_USERS = Setting(
     "mailusers", "TMAIL_USERS", integer(0, 10_000_000), "10000",
     "users that a partner may make by the API, archived ones too; 0: no bound",
@@ -365,8 +378,9 @@ MAIL_CONNECTIONS = Setting(
     "connections that a partner may make by the API; 0: no bound",
 )  # fmt: skip
 MAIL_WATCH = (
-    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_EXPIRY, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE,
-    MAIL_API_KEY_FILE, MAIL_API_PROXIES, MAIL_API_LOCAL, MAIL_USERS, MAIL_CONNECTIONS, SEAL_KEY, *MAIL_KEPT,
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_HOST_CONNECTIONS, MAIL_HOST_LOGINS, MAIL_EXPIRY,
+    TRACER_INTERVAL, NUM_TRACERS, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE, MAIL_API_KEY_FILE, MAIL_API_PROXIES,
+    MAIL_API_LOCAL, MAIL_USERS, MAIL_CONNECTIONS, SEAL_KEY, *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

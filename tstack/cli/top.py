@@ -9,15 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
-import select
 import shutil
-import signal
 import sys
-import termios
 import time
-import tty
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -27,6 +22,7 @@ from typing import Final
 from tstack import service
 from tstack.cli import settings as declared
 from tstack.cli.program import Parser, start
+from tstack.cli.screen import EVERY, Row, framed, screen, wants_to_leave
 from tstack.env import Values
 from tstack.errors import Failure, UsageError
 from tstack.logs import clean
@@ -35,9 +31,6 @@ EXAMPLES = """\
   tstack top                                     the broker on this machine; q or Ctrl-C ends it
   tstack top -url=http://127.0.0.1:9884 --once   one table
   tstack top --json                              one JSON object"""
-
-EVERY: Final = 1.0
-"""Seconds from one look to the next."""
 
 TIMEOUT: Final = 5.0
 """Seconds that an answer may take."""
@@ -68,15 +61,6 @@ class Look:
                 text = clean(dict(_LABEL.findall(key)).get(label, ""), 40)
                 found[text] = found.get(text, 0.0) + value
         return found
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the picture; `alarm`: somebody should look at it."""
-
-    title: str
-    text: str
-    alarm: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -286,68 +270,28 @@ def age(seconds: float) -> str:
 
 
 def picture(url: str, before: Look, now: Look, trouble: str, columns: int, lines: int) -> str:
-    """One screen, from its upper left corner: a head, then as many rows as fit, each cut to the window."""
+    """One screen."""
     version = next(iter(now.by("tstack_info", "version")), "")
     running = age(time.time() - now.value("process_start_time_seconds"))
     body = [Row(row.title, f"{row.title:12} {row.text}", row.alarm) for row in rows(before, now)]
     if trouble:
         body.insert(0, Row("", trouble, True))
-    if len(body) + 2 <= lines:
-        body.insert(0, Row("", ""))
-    shown = [f"\x1b[7m{fitted(f'tstack {version}   up {running}   {url}', columns, fill=True)}\x1b[0m"]
-    colours = not os.environ.get("NO_COLOR")
-    for row in body[: max(0, lines - 1)]:
-        text = fitted(row.text, columns)
-        shown.append(f"\x1b[1;31m{text}\x1b[0m" if row.alarm and colours else text)
-    return "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in shown) + "\x1b[J"
-
-
-def fitted(text: str, columns: int, *, fill: bool = False) -> str:
-    """Cut to the width of the window."""
-    if len(text) > columns:
-        return text[: max(0, columns - 1)] + "…"
-    return text.ljust(columns) if fill else text
+    return framed(f"tstack {version}   up {running}   {url}", body, columns, lines)
 
 
 def _live(url: str, first: Look) -> None:
     """Show a picture each second until q or Ctrl-C; what happens to the broker meanwhile is part of the picture."""
     before = now = first
     trouble = ""
-    with _screen():
+    with screen(ends_by_itself=True):
         while True:
             columns, lines = shutil.get_terminal_size()
             sys.stdout.write(picture(url, before, now, trouble, columns, lines))
             sys.stdout.flush()
-            if _wants_to_leave(EVERY):
+            if wants_to_leave(EVERY):
                 return
             try:
                 before, now = now, look(url)
                 trouble = ""
             except Failure as failure:
                 trouble = f"NOT HEARD OF for {age(time.monotonic() - now.at)}: {failure.message}"
-
-
-def _wants_to_leave(seconds: float) -> bool:
-    """Wait; True when q was typed or the terminal is gone."""
-    ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    if not ready:
-        return False
-    return os.read(sys.stdin.fileno(), 100).lower()[:1] in (b"q", b"\x04", b"")
-
-
-@contextlib.contextmanager
-def _screen() -> Iterator[None]:
-    """A screen of our own, without a cursor; the terminal is as before when the block is left, by whatever way."""
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    end = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))
-    try:
-        tty.setcbreak(terminal)
-        sys.stdout.write("\x1b[?1049h\x1b[?25l")
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGTERM, end)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tstack.errors import Failure
 
@@ -43,6 +45,7 @@ class Sealer:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not 1 <= len(keys) <= MAX_KEYS or any(len(key) != KEY_BYTES for key in keys.values()):
             raise ValueError(f"a sealer has 1 to {MAX_KEYS} keys of {KEY_BYTES} bytes")
+        self._keys = tuple(keys.values())
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._first = next(iter(keys))
 
@@ -79,6 +82,11 @@ class Sealer:
             return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context.encode()).decode()
         except (InvalidTag, binascii.Error, ValueError):
             raise SealBroken("it does not open: it belongs to another record, or was changed") from None
+
+    def derive(self, purpose: str) -> tuple[bytes, ...]:
+        """A key of 32 bytes for another purpose from each of the keys, in their order (HKDF-SHA256, RFC 5869): the first one
+        makes what is new, all are good. None leads back to a key of the file, or to one of another purpose."""
+        return tuple(HKDF(hashes.SHA256(), KEY_BYTES, None, purpose.encode()).derive(key) for key in self._keys)
 
 
 def ensure_sealer(path: Path) -> Sealer:

@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from tstack.errors import Failure
-from tstack.identity.seal import Sealer
+from tstack.identity.seal import SealBroken, Sealer
 from tstack.identity.users import now_text
+from tstack.mail import claims, service_user
 from tstack.mail.asks import ask_gone
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
@@ -38,7 +39,7 @@ from tstack.mail.records import (
     partner_key,
     user_key,
 )
-from tstack.store.interface import MAX_CHANGES, Change, Delete, Item, Store
+from tstack.store.interface import MAX_CHANGES, Change, Delete, Item, Put, Store
 
 log = logging.getLogger("tstack.mail")
 
@@ -179,7 +180,7 @@ async def delete_connection(store: Store, partner: str, provider: str) -> None:
 
 
 async def create_user(store: Store, sealer: Sealer, user: User, secret: str | None = None) -> User:
-    """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`."""
+    """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`, `claims.Taken`."""
     await get_connection(store, user.partner, user.provider)
     now = now_text()
     user = replace(user, created=now, changed=now, incarnation=secrets.token_hex(8))
@@ -216,7 +217,7 @@ async def count_of(store: Store, kind: Literal["users", "connections"], partner:
 
 
 async def change_user(store: Store, mailbox: Mailbox, change: Callable[[User], User]) -> User:
-    """Change a user; new credentials by `with_secret`. Raises `NotThere`."""
+    """Change a user; new credentials by `with_secret`. Raises `NotThere`, `claims.Taken`."""
     return await _change(store, _named(user_key, mailbox), User.from_json, change, _user(mailbox))
 
 
@@ -234,7 +235,7 @@ async def archive_user(store: Store, mailbox: Mailbox) -> User:
 
 
 async def restore_user(store: Store, mailbox: Mailbox) -> User:
-    """Watch an archived mailbox again, from where it was left. Raises `NotThere`."""
+    """Watch an archived mailbox again, from where it was left. Raises `NotThere`, `claims.Taken`."""
     return await change_user(store, mailbox, lambda user: replace(user, archived=False))
 
 
@@ -251,8 +252,13 @@ async def unpark_user(store: Store, mailbox: Mailbox) -> User:
 
 async def delete_user(store: Store, mailbox: Mailbox) -> None:
     """Remove a user and how far it was read; a new one of that tag begins anew. Raises `NotThere`."""
-    await get_user(store, mailbox)
-    await store.commit(*_without(mailbox.path))
+    for attempt in range(ATTEMPTS):
+        user = await get_user(store, mailbox)
+        _, *gone = _without(mailbox.path)
+        if await store.commit(Delete(user.key, user.revision), *gone, *map(Delete, claims.claims(user))) is not None:
+            return
+        await _pause(attempt)
+    raise _busy(_user(mailbox))
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------
@@ -307,6 +313,11 @@ async def rekey(store: Store, sealer: Sealer) -> tuple[int, int]:
             if page.after is None:
                 break
             page = await store.range(prefix, after=page.after, limit=_PAGE, revision=page.revision)
+    try:
+        done += await service_user.rekey(store, sealer)
+    except SealBroken as error:
+        broken += 1
+        log.warning("%s is left as it is: %s", service_user.KEY, error)
     return done, broken
 
 
@@ -368,10 +379,15 @@ def _check(record: Partner | Connection | User) -> bytes:
 
 
 async def _create(store: Store, record: R, what: str) -> R:
-    revision = await store.create(_checked_key(record), _check(record))
-    if revision is None:
-        raise AlreadyThere(f"there is {what} already", "change it, or choose another name")
-    return replace(record, revision=revision)
+    key, data = _checked_key(record), _check(record)
+    for attempt in range(ATTEMPTS):
+        if await store.get(key) is not None:
+            raise AlreadyThere(f"there is {what} already", "change it, or choose another name")
+        revision = await store.commit(Put(key, data, 0), *await _claims(store, None, record))
+        if revision is not None:
+            return replace(record, revision=revision)
+        await _pause(attempt)
+    raise _busy(what)
 
 
 async def _get(store: Store, key: str, decode: Callable[[str, bytes, int], R], what: str) -> R:
@@ -396,11 +412,26 @@ async def _change(
         if new == old:
             return old
         new = replace(new, changed=now_text())
-        revision = await store.replace(key, _check(new), old.revision)
+        revision = await store.commit(Put(key, _check(new), old.revision), *await _claims(store, old, new))
         if revision is not None:
             return replace(new, revision=revision)
-        await asyncio.sleep(_PAUSE * (attempt + 1) * secrets.SystemRandom().random())
-    raise Failure(f"{what} is being changed by others all the time", "try again")
+        await _pause(attempt)
+    raise _busy(what)
+
+
+async def _claims(store: Store, old: object, new: object) -> list[Change]:
+    """What else a change of a record commits. Raises `claims.Taken`."""
+    if not isinstance(new, User):
+        return []
+    return await claims.changes(store, old if isinstance(old, User) else None, new)
+
+
+async def _pause(attempt: int) -> None:
+    await asyncio.sleep(_PAUSE * (attempt + 1) * secrets.SystemRandom().random())
+
+
+def _busy(what: str) -> Failure:
+    return Failure(f"{what} is being changed by others all the time", "try again")
 
 
 async def _page(
@@ -424,7 +455,8 @@ async def _remove_users(store: Store, prefix: str) -> None:
         if not page.items:
             break
         await store.commit(*(change for item in page.items for change in _without(item.key.removeprefix(USER_PREFIX))))
-    await _empty(store, CHECKPOINT_PREFIX + prefix)
+    for left in (CHECKPOINT_PREFIX, claims.CLAIM_PREFIX):
+        await _empty(store, left + prefix)
 
 
 def _without(path: str) -> tuple[Change, ...]:

@@ -17,10 +17,12 @@ of everything a sixth of the time before the end that it can be sure of.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -32,8 +34,12 @@ log = logging.getLogger("tstack.mail")
 WATCHER_PREFIX = "/mail/watcher/"
 OWNER_PREFIX = "/mail/owner/"
 
-TTL = 30.0
-"""Seconds until a watcher that has gone without a word has lost its mailboxes. Keep-alives go out three times in that time."""
+TTL = 15.0
+"""Seconds until a watcher that has gone without a word has lost its mailboxes. Keep-alives go out three times in that time.
+
+Its mailboxes shall be watched again within 30 s. With a lease of 30 s they are not: they begin only when it has ended, a
+hundred a second at most (`watcher.STARTS`). So half of that time is left to begin, and a store that does not answer for seven
+seconds takes nothing away."""
 
 CAPACITY = 10_000
 """Mailboxes of one process at most, when it is not told otherwise: some 400 MB of idle TLS connections."""
@@ -244,16 +250,29 @@ class Membership:
 
     # -- ownership ----------------------------------------------------------------------------------------------------
 
-    async def claim(self, mailbox: str, over: Item | None = None) -> int | None:
-        """Become the owner of a mailbox: the fencing token, or None when it has an owner. `over`: an owner's key that is known
-        to be our own, of an earlier run. Raises `StoreError`."""
+    async def claim(self, mailbox: str, over: int = 0) -> int | None:
+        """Become the owner of a mailbox: the fencing token, or None when it has an owner. `over`: the revision of an owner's
+        key that is known to be our own, of an earlier run. Raises `StoreError`."""
         lease = self._lease
         if lease is None or not self.held:
             return None
         value = json.dumps({"Watcher": self.peer.tag, "Boot": self.peer.boot}).encode()
-        put = Put(owner_key(mailbox), value, over.revision if over else 0, lease)
+        put = Put(owner_key(mailbox), value, over, lease)
         revision = await self._store.commit(put)
         return revision if self._lease is lease else None
+
+    async def owned(self, mailbox: str) -> int:
+        """The fencing token of a mailbox that we may have become the owner of without being told; 0: we have not.
+
+        Raises `StoreError`."""
+        item = await self._store.get(owner_key(mailbox))
+        if item is None:
+            return 0
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            fields = json.loads(item.value)
+            if (fields.get("Watcher"), fields.get("Boot")) == (self.peer.tag, self.peer.boot):
+                return item.revision
+        return 0
 
     async def release(self, mailbox: str, token: int) -> None:
         """Give a mailbox up, after everything that was done for it has ended. Raises `StoreError`."""
@@ -267,15 +286,15 @@ def owner_key(mailbox: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who owns a mailbox, as the key says, and that key."""
+    """Who owns a mailbox, as the key says, and the key's revision."""
 
     tag: str
-    item: Item
+    revision: int
 
 
 def owner_of(item: Item) -> Owner:
     """What such a key says. Raises `ValueError`."""
     try:
-        return Owner(str(json.loads(item.value)["Watcher"]), item)
+        return Owner(sys.intern(str(json.loads(item.value)["Watcher"])), item.revision)  # the same few, for thousands
     except (KeyError, TypeError, RecursionError):
         raise ValueError("no owner of a mailbox") from None

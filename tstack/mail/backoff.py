@@ -29,13 +29,19 @@ class Backoff:
     """One mailbox's failures. Times are given, in seconds of any clock that only goes forward."""
 
     def __init__(
-        self, jitter: Callable[[], float] = random.random, *, most: float = MOST, stable: float = STABLE
+        self,
+        jitter: Callable[[], float] = random.random,
+        *,
+        most: float = MOST,
+        stable: float = STABLE,
+        refusals: int = 0,
     ) -> None:
+        """`refusals`: how often the credentials were refused before, in a row."""
         self._jitter = jitter
         self._most = most
         self._stable = stable
         self.failures = 0
-        self.refusals = 0
+        self.refusals = refusals
         self._since: float | None = None
 
     def connected(self, now: float) -> None:

@@ -86,6 +86,8 @@ class BlobListener:
         self._listener: asyncio.Server | None = None
         self.open = 0
         """Connections now."""
+        self.refused = 0
+        """Connections that were one too many."""
 
     async def start(self) -> Address:
         """Listen; the address it got. Raises `Failure`."""
@@ -134,6 +136,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         going = cast(asyncio.Transport, transport)
         if self._of.open >= CONNECTIONS:
+            self._of.refused += 1
             going.abort()
         else:
             self._of.open += 1
@@ -153,7 +156,9 @@ class _Connection(web.RequestHandler):
 def _asked(request: web.Request, blobs: Blobs) -> Path:
     info = request.match_info
     path = blobs.find(info["name"], info["expires"], info["mac"])
-    if path is None or not path.is_file():
+    there = path is not None and path.is_file()
+    blobs.requests["found" if there else "missing"] += 1
+    if path is None or not there:
         raise web.HTTPNotFound(headers=HEADERS)
     return path
 

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,6 +65,12 @@ class Blobs:
         self.url = url
         self.bytes = 0
         """Of all blobs."""
+        self.kept = 0
+        """Blobs that were put since the start, one that was there already too."""
+        self.expired = 0
+        """Blobs whose time was over."""
+        self.requests: Counter[str] = Counter()
+        """Requests for blobs, `found` or `missing`."""
         self.evicted = 0
         """Blobs that went before their time, for want of room."""
         self._folder = folder
@@ -95,6 +102,7 @@ class Blobs:
         name = hashlib.sha256(data).hexdigest()
         await self._run(self._write, name, data)
         now = time.time()
+        self.kept += 1
         self._forget(name)
         self._known[name] = (len(data), now)
         self.bytes += len(data)
@@ -138,6 +146,7 @@ class Blobs:
             if not over and self.bytes <= self.limits.size and len(self._known) <= self.limits.count:
                 break
             self.evicted += not over
+            self.expired += over
             self._forget(name)
             gone.append(self._path(name))
         if gone:

@@ -263,4 +263,6 @@ def _ahead(one: Mark, other: Mark) -> bool:
         return True
     if one.uid_validity != other.uid_validity:
         return False
-    return (one.uid_next, one.failures + one.breaks) > (other.uid_next, other.failures + other.breaks)
+    return (one.epoch, one.uid_next, one.failures + one.breaks) > (
+        other.epoch, other.uid_next, other.failures + other.breaks
+    )  # fmt: skip

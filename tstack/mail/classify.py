@@ -21,11 +21,11 @@ MAX_WAIT = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong, how long the server wants us to wait (seconds, 0.0: it did not say), and its word to people."""
+    """What is wrong, and how long the server wants us to wait (seconds, 0.0: it did not say). Its words to people are
+    `connection.Refused.said`."""
 
     trouble: Trouble
     wait: float
-    text: str
 
 
 _CODES: dict[str, Trouble] = {
@@ -66,7 +66,7 @@ def classify(status: Status, *, login: bool = False) -> Verdict:
     text = status.text[:500]
     found = _WAIT.search(text)  # Exchange says milliseconds
     wait = min(int(found[1]) / 1000, MAX_WAIT) if found else 0.0
-    return Verdict(_trouble(status, text, wait, login), wait, text)
+    return Verdict(_trouble(status, text, wait, login), wait)
 
 
 def _trouble(status: Status, text: str, wait: float, login: bool) -> Trouble:

@@ -5,7 +5,7 @@ cut without a word, a polite close waits as long as the question did. The kernel
 (SO_KEEPALIVE) and gives up on unanswered bytes (TCP_USER_TIMEOUT), both within two minutes.
 
 An idle TLS connection of asyncio's own loop holds a buffer of 256 KiB, of which a mailbox needs 16; the class attribute that
-sets it is made smaller here. uvloop's needs 38 KiB in all and has no such knob.
+sets it is made smaller here. uvloop's needs 38 KiB in all and has no such knob: it is given no more at once (`RECEIVE`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ from tstack.mail.imap.responses import Response, Status
 from tstack.mail.imap.session import Completed, Session
 from tstack.mail.imap.tokens import ImapError, Limits
 from tstack.mail.quirks import Deadlines
+from tstack.mail.unsaid import shown
 
 sslproto.SSLProtocol.max_size = 16 * 1024
 
@@ -38,6 +39,12 @@ USER_TIMEOUT = 60_000
 """Milliseconds that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482)."""
 
 
+RECEIVE = 32 * 1024
+"""Bytes that the kernel is asked to hold for us of one connection; Linux takes twice as much (socket(7), SO_RCVBUF). uvloop
+reads all of it at once, into a buffer of each TLS connection that stays as large as it has ever been used, up to 256 KiB. A
+server that is 300 ms away can still send 4 MiB within a command's deadline."""
+
+
 class Lost(Exception):
     """The connection is gone, or had to be given up. `kind`: "connect" (there never was one), "tls" (its certificate or
     handshake is no good), "timeout", "closed", "protocol", "limit"."""
@@ -48,10 +55,12 @@ class Lost(Exception):
 
 
 class Refused(Exception):
-    """The server answered a command with NO or BAD, or said BYE instead of anything else."""
+    """The server answered a command with NO or BAD, or said BYE instead of anything else. `said` are its words as others may
+    read them; those of `status` may hold one of `secrets`."""
 
-    def __init__(self, command: str, status: Status) -> None:
-        super().__init__(f"{command}: {status.condition} {status.text}")
+    def __init__(self, command: str, status: Status, secrets: Sequence[str] = ()) -> None:
+        self.said = shown(status.text, secrets)
+        super().__init__(f"{command}: {status.condition} {self.said}")
         self.command = command
         self.status = status
 
@@ -86,12 +95,14 @@ class ImapConnection(asyncio.Protocol):
         self._bye: Status | None = None
         self._error: Lost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._secrets: tuple[str, ...] = ()
         self.secure = False
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        _forget_certificate(transport)
         _watch_over(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
@@ -204,6 +215,8 @@ class ImapConnection(asyncio.Protocol):
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
         except OSError as error:
             raise Lost("connect", f"{where}: {error.strerror or error}") from None
+        except ValueError:  # UnicodeError is one: what no resolver can be asked for
+            raise Lost("connect", f"{where}: that is no host name") from None
         self.secure = first is not None
         await self._wait(lambda: self._session.state != "greeting", self._deadlines.connect)
         if self._bye is not None:
@@ -223,20 +236,23 @@ class ImapConnection(asyncio.Protocol):
             await self.run(commands.simple("STARTTLS"), self._deadlines.connect)
         except Refused as refused:
             self.abort()
-            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.status.text[:200]}") from None
+            raise Lost("tls", f"{where}: STARTTLS was refused: {refused.said}") from None
         assert self._transport is not None
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self._transport, self, context or _system_context(), server_hostname=where.host
             )
-        except (ssl.SSLError, OSError) as error:
+        except (OSError, ValueError) as error:
             raise Lost("tls", f"{where}: {_tls_fault(error)}") from None
+        assert transport is not None
+        _forget_certificate(transport)
         self._transport = transport
         self.secure = True
 
     def _start(self, command: Command) -> None:
         self._check()
         self._completed = None
+        self._secrets = command.secrets or self._secrets
         try:
             self._session.start(command)
         except RuntimeError:
@@ -248,7 +264,7 @@ class ImapConnection(asyncio.Protocol):
         assert self._completed is not None
         status = self._completed.status
         if status.condition != "OK":
-            raise Refused(command.name, status)
+            raise Refused(command.name, status, self._secrets)
         return status
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
@@ -265,7 +281,7 @@ class ImapConnection(asyncio.Protocol):
             while not condition():
                 self._check()
                 if self._bye is not None:  # what is still owed to us will not come
-                    raise Refused("connection", self._bye)
+                    raise Refused("connection", self._bye, self._secrets)
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter
@@ -275,7 +291,7 @@ class ImapConnection(asyncio.Protocol):
     def _check(self) -> None:
         if self._error is not None:
             if self._bye is not None:
-                raise Refused("connection", self._bye)
+                raise Refused("connection", self._bye, self._secrets)
             raise self._error
 
     def _give_up(self, error: Lost) -> None:
@@ -295,11 +311,24 @@ def _system_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def _forget_certificate(transport: asyncio.BaseTransport) -> None:
+    """Both event loops keep what the server's certificate says for as long as the connection lasts: four kilobytes of names
+    that nobody asks for, since it has been checked."""
+    certificate = transport.get_extra_info("peercert")
+    if certificate:
+        certificate.clear()
+
+
 def _watch_over(sock: socket.socket | None) -> None:
-    """Have the kernel find out about a path that was cut; what a system does not know is left out."""
+    """Have the kernel find out about a path that was cut, and hold no more than we want; what a system does not know is left
+    out."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+    options = [
+        (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    ]
     for knob, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE, strict=True):
         options.append((socket.IPPROTO_TCP, getattr(socket, knob, -1), value))
     options.append((socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", -1), USER_TIMEOUT))

@@ -89,9 +89,13 @@ class Mail:
     role: str | None = None
     uid_validity: int = 0
     uid: int = 0
+    epoch: int = 0
+    """How often the server has begun its UIDs anew under the same UIDVALIDITY."""
     digest: str = ""
     keywords: Mapping[str, bool] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    email: str | None = None
+    """What the server calls the mail, wherever it is moved to (Gmail)."""
     thread: str | None = None
     attachments: tuple[Attachment, ...] | None = None
     """None when they are not known."""
@@ -104,7 +108,9 @@ class Mail:
     @property
     def id(self) -> str:
         """Stable over redeliveries: `UIDVALIDITY.UID`, or the digest of what came in by SMTP."""
-        return f"{self.uid_validity}.{self.uid}" if self.uid else self.digest
+        if not self.uid:
+            return self.digest
+        return f"{self.uid_validity}.{self.uid}" + (f".{self.epoch}" if self.epoch else "")
 
     @property
     def key(self) -> str:
@@ -121,10 +127,12 @@ def rfc3339(when: datetime, milliseconds: bool = False) -> str:
 def received(mail: Mail) -> bytes:
     """The event of a new mail, of at most `MAX_EVENT` bytes: what does not fit is left out, and `truncated` says so."""
     event = _encode(_event(mail, truncated=False))
+    if len(event) <= MAX_EVENT:
+        return event
     for smaller in _smaller(mail):
+        event = _encode(_event(smaller, truncated=True))
         if len(event) <= MAX_EVENT:
             break
-        event = _encode(_event(smaller, truncated=True))
     return event
 
 
@@ -178,6 +186,7 @@ def _data(mail: Mail, truncated: bool) -> dict[str, object]:
         "messageId": list(headers.message_id),
         "inReplyTo": list(headers.in_reply_to),
         "references": list(headers.references),
+        "emailId": mail.email,
         "threadId": mail.thread,
         "from": _people(headers.from_),
         "to": _people(headers.to),
@@ -211,8 +220,11 @@ def _people(addresses: tuple[Address, ...]) -> list[dict[str, str | None]]:
     return [one.to_json() for one in addresses]
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _encode(event: Mapping[str, object]) -> bytes:
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return _JSON.encode(event).encode("utf-8")
 
 
 # -- the original's payload -----------------------------------------------------------------------------------------------

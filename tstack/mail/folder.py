@@ -13,23 +13,25 @@ counts are part of the mark, so that a mail that kills whoever reads it does so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.event import Kind, Mail, Mailbox, Origin, rfc3339
 from tstack.mail.imap import commands
-from tstack.mail.imap.responses import Exists, Expunge, Fetch, Response, Search, Vanished
+from tstack.mail.imap.responses import Fetch
 from tstack.mail.imap.tokens import Value
 from tstack.mail.message import MAX_HEADERS, attachments, internal_date, keywords, read_headers
-
-BATCH = 50
-"""Mails in one fetch: with headers of 64 KiB at most, some 3 MB."""
+from tstack.mail.reading import BATCH, WINDOW, Ears, Reader, batches
 
 RAW_BATCH = 8 << 20
 """Bytes of whole mails in one batch at most, all of which are held until they are safe."""
+
+ROUNDS = 5
+"""Looks in a row while the server says that there is more: then it is somebody else's turn, and a server that always says so
+is none to hurry for."""
 
 TRIES = 4
 """Tries of one mail until it is passed over: two on one connection, the others on one each, since it may be the connection."""
@@ -37,8 +39,14 @@ TRIES = 4
 BREAKS = 10
 """Connections that may break, one after the other, over the fetch of one mail alone."""
 
-MAX_NEW = 1_000_000
-"""New mails that a server may tell of at once: with more it lies, or we would be busy for days."""
+WHOLE_BREAKS = 2
+"""Connections that may break over the whole of a mail: then it is told of without."""
+
+HEADERS = 4096
+"""Bytes that headers and structure of a mail have, about: what a sweep costs the server's budget."""
+
+SWEEP_BREAKS = 3
+"""Connections that may break over one mail of a sweep."""
 
 AFTER_RESET = timedelta(days=2)
 """How far back mails are looked at again when a folder was renumbered: mails that came in while nobody looked are among them,
@@ -50,6 +58,9 @@ BEFORE_BEGIN = timedelta(hours=1)
 AHEAD = timedelta(days=1)
 """How far a server's clock may be ahead of ours: what came in later than that is no sign that a folder has new mails."""
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""No mail came in before that, whatever a server says."""
+
 LAST_UID = (1 << 32) - 1
 
 
@@ -57,7 +68,8 @@ LAST_UID = (1 << 32) - 1
 class Mark:
     """How far a folder has been read. `newest`: when the newest mail came in; `failures` and `breaks` are of the mail with the
     UID `failing`; `modseq`: the folder's (RFC 7162) when nothing was new, 0 where that is not known; `began`: since when its
-    mails are to be told of. While `uid_next` is 0 nobody has looked at the folder yet."""
+    mails are to be told of; `epoch`: how often the server began its UIDs anew without saying so. While `uid_next` is 0 nobody
+    has looked at the folder yet."""
 
     uid_validity: int
     uid_next: int
@@ -67,6 +79,7 @@ class Mark:
     modseq: int = 0
     failing: int = 0
     began: datetime | None = None
+    epoch: int = 0
 
     def failed(self, uid: int, *, failures: int = 0, breaks: int = 0) -> Mark:
         """The mark with more failures of a mail. It stays where it is: the server may have invented that mail, and others may
@@ -78,6 +91,10 @@ class Mark:
     def failures_of(self, uid: int) -> int:
         """How often a mail was asked for in vain."""
         return self.failures if uid == self.failing else 0
+
+    def breaks_of(self, uid: int) -> int:
+        """How often the connection broke over a mail."""
+        return self.breaks if uid == self.failing else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +109,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mail to be told of; `raw` is the whole of it where that was asked for and it is not too large."""
+    """A mail to be told of; `raw` is the whole of it where that was asked for and it is not too large. `lacking`: it should be
+    there, and the server did not give it."""
 
     mail: Mail
     raw: bytes | None = None
+    lacking: bool = False
 
 
 class Sink(Protocol):
@@ -108,18 +127,16 @@ class Sink(Protocol):
         """Those that have not been told of lately, by their content."""
 
 
-class Ears:
-    """What a connection has said, for whoever asked: searches, fetches, and that there is something new."""
+@dataclass(slots=True)
+class Sweep:
+    """A mailbox whose mails are told of again, since a day or from the beginning, and how far that is."""
 
-    def __init__(self) -> None:
-        self.dirty = True
-        """Is it worth looking?"""
-        self.count: int | None = None
-        """Messages in the open folder, as far as that is known."""
-        self.search: list[Search] = []
-        self.fetched: dict[int, Fetch] = {}
-        self.changed: set[bytes] = set()
-        """Folders that are not open of which the server told."""
+    since: datetime | None
+    left: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    """By folder its UIDVALIDITY and the UIDs that are to come."""
+    breaks: int = 0
+    """Connections that broke over the next mail, alone."""
+    told: int = 0
 
 
 class Folder:
@@ -149,178 +166,227 @@ class Folder:
         ears.count = None
         await connection.run(commands.examine(self.wire_name, condstore))
         known = connection.session.selected
-        assert self.mark is not None
-        ears.dirty = not self.mark.modseq or known.highest_modseq != self.mark.modseq
+        mark = self._known
+        ears.dirty = not mark.modseq or known.highest_modseq != mark.modseq
         validity = known.uid_validity or 0
-        if not self.mark.uid_next:
-            began = self.mark.began or datetime.now(UTC)
+        if not mark.uid_next:
+            began = mark.began or datetime.now(UTC)
             await self._keep((), Mark(validity, await self._first_since(connection, ears, began), began=began))
-        elif self.mark.uid_validity != validity:
+        elif mark.uid_validity != validity:
             ears.dirty = True
-            await self._renumbered(connection, ears, validity)
+            await self._renumbered(connection, ears, validity, 0)
+        elif known.uid_next and known.uid_next < mark.uid_next and await self._began_anew(connection, ears):
+            ears.dirty = True
+            await self._renumbered(connection, ears, validity, mark.epoch + 1)
 
     async def look(self, connection: ImapConnection, ears: Ears, origin: Origin = "live") -> int:
-        """Tell of everything that is new; how many mails that were. Raises `Refused`, `Lost`."""
+        """Tell of everything that is new; how many mails that were. After `ROUNDS` rounds there may be more still, and `ears`
+        are dirty. Raises `Refused`, `Lost`."""
         told = 0
-        while ears.dirty:
-            ears.dirty = False
-            assert self.mark is not None
-            if self.mark.uid_next > LAST_UID:
+        reader = Reader(connection, ears)
+        for _ in range(ROUNDS):
+            if not ears.dirty or self._known.uid_next > LAST_UID:
                 break
-            uids = await self._search(connection, ears, f"UID {self.mark.uid_next}:*")
-            new = [uid for uid in uids if uid >= self.mark.uid_next]  # `n:*` always has the last mail (RFC 3501 6.4.8)
-            told += len(new)
+            ears.dirty = False
+            first = self._known.uid_next
+            many = (connection.session.selected.uid_next or 0) - first > WINDOW
+            uids = await reader.search(f"UID {first}:*", wide=many)
+            new = [uid for uid in uids if uid >= first]  # `n:*` always has the last mail (RFC 3501 6.4.8)
             while new:
-                settled = await self._tell(connection, ears, new[: self._batch], origin)
+                settled, mails = await self._tell(connection, reader, new[: self._batch], origin)
                 new = new[settled:]
-        if not told and self.mark is not None:
-            self.mark = replace(self.mark, modseq=connection.session.selected.highest_modseq or 0)
+                told += mails
+        if not told:
+            self.mark = replace(self._known, modseq=connection.session.selected.highest_modseq or 0)
         return told
 
-    async def sweep(self, connection: ImapConnection, ears: Ears, since: datetime | None) -> int:
-        """Tell again of mails that are there already, since a day; how many. The mark stays."""
-        assert self.mark is not None
-        told = 0
-        uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}" if since else "ALL")
-        for batch in _batches([uid for uid in uids if uid < self.mark.uid_next]):
-            mails, _ = await self._fetch(connection, ears, batch, "sweep", self.mark)
-            await self._sink.put(self.name, mails, self.mark)
-            told += len(mails)
-        return told
+    async def sweep(self, connection: ImapConnection, ears: Ears, sweep: Sweep) -> tuple[int, int] | None:
+        """Tell again of the next mails of a sweep, with the folder open: how many, and their bytes; None: there are no more.
 
-    async def _tell(self, connection: ImapConnection, ears: Ears, batch: Sequence[int], origin: Origin) -> int:
-        """One batch, from the server into the sink; how many of its mails are settled: told of, or passed over."""
-        mark = self.mark
-        assert mark is not None
+        The mark stays. What the connection breaks over is tried again with the next one. Raises `Refused`, `Lost`.
+        """
+        mark, reader = self._known, Reader(connection, ears)
+        validity, left = sweep.left.get(self.name, (-1, []))
+        if validity != mark.uid_validity:
+            criteria = f"SINCE {sweep.since:%d-%b-%Y}" if sweep.since else "ALL"
+            uids = await reader.search(criteria, wide=True)
+            left = [uid for uid in uids if uid < mark.uid_next]
+            sweep.left[self.name] = mark.uid_validity, left
+        if not left:
+            return None
+        batch = left[: self._batch]
+        events = await self._swept(connection, reader, batch, sweep)
+        await self._sink.put(self.name, events, mark)
+        del left[: len(batch)]
+        sweep.breaks = 0
+        self._batch = min(self._most, 2 * self._batch)
+        mails = [one for one in events if isinstance(one, Found)]
+        sweep.told += len(mails)
+        return len(batch), sum(len(one.raw or b"") + HEADERS for one in mails)
+
+    async def _swept(
+        self, connection: ImapConnection, reader: Reader, batch: Sequence[int], sweep: Sweep
+    ) -> list[Found | Notice]:
+        """A batch of a sweep; what does not come is asked for alone, and less of it, before it is passed over."""
+        if len(batch) == 1 and sweep.breaks >= SWEEP_BREAKS:
+            return [self._skipped(batch, "breaks the connection")]
+        try:
+            mails, missing = await self._fetch(connection, reader, batch, "sweep", self._known)
+            events: list[Found | Notice] = [*mails]
+            unreadable, _ = await self._sort(reader, missing)
+            for uid in unreadable:
+                again, lost = await self._fetch(connection, reader, [uid], "sweep", self._known, 1)
+                events += [*again, *(self._skipped([one], "unreadable") for one in lost)]
+        except (Lost, Refused):
+            self._batch = max(1, len(batch) // 2)
+            sweep.breaks += len(batch) == 1
+            raise
+        return events
+
+    @property
+    def _known(self) -> Mark:
+        assert self.mark is not None, "expect() comes first"
+        return self.mark
+
+    # -- what is new ---------------------------------------------------------------------------------------------------
+
+    async def _tell(
+        self, connection: ImapConnection, reader: Reader, batch: Sequence[int], origin: Origin
+    ) -> tuple[int, int]:
+        """One batch, from the server into the sink; how many of its mails are settled (told of, or passed over), and how many
+        were told of."""
+        mark = self._known
         alone = len(batch) == 1
         failures = mark.failures_of(batch[0])
-        if alone and batch[0] == mark.failing and mark.breaks >= BREAKS:
-            return await self._settle(batch, [], [self._skipped(batch[0], "breaks the connection")])
+        if alone and mark.breaks_of(batch[0]) >= BREAKS:
+            return await self._settle(batch, [], [self._skipped(batch, "breaks the connection")])
         try:
-            mails, missing = await self._fetch(connection, ears, batch, origin, mark, failures)
+            mails, missing = await self._fetch(connection, reader, batch, origin, mark, failures)
         except (Lost, Refused):
             self._batch = max(1, len(batch) // 2)
             if alone:
                 await self._keep((), mark.failed(batch[0], breaks=1))
             raise
-        unreadable, gone = await self._sort(connection, ears, missing)
+        unreadable, gone = await self._sort(reader, missing)
         if unreadable and not (alone and failures + 1 >= TRIES):
             self._batch = 1
             before = batch.index(unreadable[0])
             if before:
                 safe = batch[:before]
                 kept = [found for found in mails if found.mail.uid in safe]
-                return await self._settle(safe, kept, [self._skipped(uid, "expunged") for uid in gone if uid in safe])
+                return await self._settle(safe, kept, self._gone([uid for uid in gone if uid in safe]))
             await self._failed(batch[0], again_later=alone)
-            return 0
+            return 0, 0
         self._batch = min(self._most, 2 * self._batch)
-        skipped = [self._skipped(uid, "expunged") for uid in gone]
-        return await self._settle(batch, mails, skipped + [self._skipped(uid, "unreadable") for uid in unreadable])
+        skipped = self._gone(gone) + [self._skipped([uid], "unreadable") for uid in unreadable]
+        return await self._settle(batch, mails, skipped)
 
-    async def _sort(
-        self, connection: ImapConnection, ears: Ears, missing: Sequence[int]
-    ) -> tuple[list[int], list[int]]:
+    async def _sort(self, reader: Reader, missing: Sequence[int]) -> tuple[list[int], list[int]]:
         """Of the mails that did not come: those that are there all the same, and those that have gone."""
         if not missing:
             return [], []
-        there = set(await self._search(connection, ears, f"UID {commands.encode_set(missing)}"))
+        there = set(await reader.search(f"UID {commands.encode_set(missing)}"))
         return [uid for uid in missing if uid in there], [uid for uid in missing if uid not in there]
 
     async def _failed(self, uid: int, *, again_later: bool) -> None:
         """A mail that is there does not come. That may be the connection's fault, so that the last word is another's."""
-        assert self.mark is not None
-        await self._keep((), self.mark.failed(uid, failures=1))
+        await self._keep((), self._known.failed(uid, failures=1))
         if again_later:
             raise Lost("protocol", f"the server has a mail {uid} in {self.name}, and does not give it")
 
-    async def _settle(self, batch: Sequence[int], mails: Sequence[Found], skipped: Sequence[Notice]) -> int:
+    async def _settle(self, batch: Sequence[int], mails: Sequence[Found], skipped: Sequence[Notice]) -> tuple[int, int]:
         """What was found of a batch is safe with the sink, and the mark is behind it."""
-        mark = self.mark
-        assert mark is not None
-        times = [found.mail.received for found in mails] + ([mark.newest] if mark.newest else [])
-        behind = Mark(mark.uid_validity, batch[-1] + 1, max(times, default=None), began=mark.began)
+        mark = self._known
+        newest = _newest(mark, mails)
+        behind = Mark(mark.uid_validity, batch[-1] + 1, newest, began=mark.began, epoch=mark.epoch)
         await self._keep([*mails, *skipped], behind)
-        return len(batch)
+        return len(batch), len(mails)
 
     async def _keep(self, events: Sequence[Found | Notice], mark: Mark) -> None:
         """Have the sink keep events and mark; only then is the folder read as far as that."""
         await self._sink.put(self.name, events, mark)
         self.mark = mark
 
-    def _skipped(self, uid: int, reason: str, validity: int = -1) -> Notice:
-        assert self.mark is not None
-        validity = self.mark.uid_validity if validity < 0 else validity
-        data: dict[str, object] = {
-            "mailbox": {"name": self.name, "uidvalidity": validity, "uid": uid},
-            "reason": reason,
-        }
-        return Notice("skipped", f"{validity}.{uid}.skipped", data, self.name)
+    def _gone(self, uids: Sequence[int]) -> list[Notice]:
+        return [self._skipped(uids, "expunged")] if uids else []
 
-    async def _renumbered(self, connection: ImapConnection, ears: Ears, validity: int) -> None:
-        """UIDVALIDITY has changed: every UID that we know is void (RFC 3501 2.3.1.1)."""
-        old = self.mark
-        assert old is not None
-        data: dict[str, object] = {"mailbox": {"name": self.name}, "old": old.uid_validity, "new": validity}
-        notice = Notice("reset", f"{old.uid_validity}.{old.uid_next}.{validity}", data, self.name)
-        end = await self._end(connection, ears)
-        since = (old.newest or old.began or datetime.now(UTC)) - AFTER_RESET
-        began = old.began - BEFORE_BEGIN if old.began else since
-        uids = await self._search(connection, ears, f"SINCE {since:%d-%b-%Y}")
-        new = Mark(validity, end, old.newest, began=old.began)
-        events: list[Found | Notice] = [notice]
-        for batch in _batches([uid for uid in uids if uid < end]):
-            mails, missing = await self._fetch(connection, ears, batch, "catchup", new, old.failures)
-            unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
-            events += [found for found in mails if found.mail.uid in unknown and found.mail.received >= began]
-            unreadable, _ = await self._sort(connection, ears, missing)
-            if (
-                unreadable and old.failures + 1 < TRIES
-            ):  # their UIDs mean nothing to the mark: any counts for the folder
-                await self._failed(old.failing, again_later=True)
-            events += [self._skipped(uid, "unreadable", validity) for uid in unreadable]
-        await self._keep(events, new)
+    def _skipped(self, uids: Sequence[int], reason: str, mark: Mark | None = None) -> Notice:
+        """Of one mail, or of several of which there is nothing to be said."""
+        mark = mark or self._known
+        where = {"name": self.name, "uidvalidity": mark.uid_validity, "uid": uids[0]}
+        data: dict[str, object] = {"mailbox": where, "reason": reason}
+        if len(uids) > 1:
+            data |= {"count": len(uids), "lastUid": uids[-1]}
+        return Notice("skipped", f"{_id(mark, uids[0])}.skipped", data, self.name)
+
+    # -- where new begins ----------------------------------------------------------------------------------------------
 
     async def _first_since(self, connection: ImapConnection, ears: Ears, since: datetime) -> int:
         """The UID from which on everything is new, in a folder that nobody has looked at: that of the first mail that came in
         since then. Mails have UIDs in the order in which they came, so one looks from the end until all are older. `SINCE` goes
         by the server's day, in whatever time zone."""
-        first = await self._end(connection, ears)
-        uids = await self._search(connection, ears, f"SINCE {since - timedelta(days=1):%d-%b-%Y}")
-        for batch in reversed(list(_batches([uid for uid in uids if uid < first]))):
-            ears.fetched.clear()
-            await connection.run(commands.uid_fetch(commands.encode_set(batch), ["UID", "INTERNALDATE"]))
-            times = {uid: internal_date(ears.fetched[uid]) for uid in batch if uid in ears.fetched}
-            ears.fetched.clear()
+        reader = Reader(connection, ears)
+        first = await self._end(connection, reader)
+        uids = await reader.search(f"SINCE {since - timedelta(days=1):%d-%b-%Y}", wide=True)
+        for batch in reversed(batches([uid for uid in uids if uid < first])):
+            times = await reader.times(batch)
             new = [uid for uid, when in times.items() if when is None or since <= when <= datetime.now(UTC) + AHEAD]
             if not new:
                 break
             first = min(new)
         return first
 
-    async def _end(self, connection: ImapConnection, ears: Ears) -> int:
+    async def _end(self, connection: ImapConnection, reader: Reader) -> int:
         """The UID from which on everything is new. Some servers tell no UIDNEXT, and some one that is too high, which would
         cost mails: so the last mail has a say too. The lower one tells of too much rather than too little."""
         selected = connection.session.selected
         told = selected.uid_next or LAST_UID + 1
         if selected.exists == 0:
             return 1
-        uids = await self._search(connection, ears, "UID *")
+        uids = await reader.search("UID *")
         return min(told, max(uids, default=0) + 1)
 
-    async def _search(self, connection: ImapConnection, ears: Ears, criteria: str) -> list[int]:
-        """UIDs in their order, each once."""
-        ears.search.clear()
-        esearch = "ESEARCH" in await connection.capabilities()
-        await connection.run(commands.uid_search(criteria, esearch))
-        ranges = [one for search in ears.search for one in search.numbers]
-        if sum(last - first + 1 for first, last in ranges) > MAX_NEW:
-            raise Lost("limit", f"the server tells of more than {MAX_NEW} mails at once")
-        return sorted({uid for first, last in ranges for uid in range(max(1, first), last + 1)})
+    async def _began_anew(self, connection: ImapConnection, ears: Ears) -> bool:
+        """Has a server that was restored or rebuilt begun its UIDs anew under the old UIDVALIDITY? So it is when what it has,
+        and what it says comes next, are both before what we have read."""
+        selected = connection.session.selected
+        uids = await Reader(connection, ears).search("UID *") if selected.exists else []
+        last = max(uids, default=0)
+        return last < (selected.uid_next or 0) and last + 1 < self._known.uid_next
+
+    async def _renumbered(self, connection: ImapConnection, ears: Ears, validity: int, epoch: int) -> None:
+        """Every UID that we know is void (RFC 3501 2.3.1.1). The mark moves when all is told; until then what was told is known
+        by its content."""
+        old, reader = self._known, Reader(connection, ears)
+        end = await self._end(connection, reader)
+        data: dict[str, object] = {"mailbox": {"name": self.name}, "old": old.uid_validity, "new": validity}
+        id_ = f"{old.uid_validity}.{old.uid_next}.{validity}" + (f".{epoch}" if epoch else "")
+        await self._keep([Notice("reset", id_, data, self.name)], old)
+        now = datetime.now(UTC)
+        since = min(now, max(EPOCH + AFTER_RESET, old.newest or old.began or now)) - AFTER_RESET
+        began = max(EPOCH, old.began) - BEFORE_BEGIN if old.began else since
+        uids = await reader.search(f"SINCE {since:%d-%b-%Y}", wide=True)
+        new = Mark(validity, end, old.newest, began=old.began, epoch=epoch)
+        for batch in batches([uid for uid in uids if uid < end], self._most):
+            mails, missing = await self._fetch(connection, reader, batch, "catchup", new, old.failures)
+            unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
+            told = [found for found in mails if found.mail.uid in unknown and found.mail.received >= began]
+            unreadable, _ = await self._sort(reader, missing)
+            if (
+                unreadable and self._known.failures + 1 < TRIES
+            ):  # their UIDs mean nothing to the mark: any counts for the folder
+                await self._failed(old.failing, again_later=True)
+            skipped = [self._skipped([uid], "unreadable", new) for uid in unreadable]
+            await self._keep([*told, *skipped], self._known)
+            new = replace(new, newest=_newest(new, told))
+        await self._keep((), new)
+
+    # -- mails ---------------------------------------------------------------------------------------------------------
 
     async def _fetch(
         self,
         connection: ImapConnection,
-        ears: Ears,
+        reader: Reader,
         batch: Sequence[int],
         origin: Origin,
         mark: Mark,
@@ -331,30 +397,27 @@ class Folder:
         if failures == 0:
             items.append("BODYSTRUCTURE")
             if connection.session.has("X-GM-EXT-1"):
-                items += ["X-GM-THRID", "X-GM-LABELS"]
-        ears.fetched.clear()
-        await connection.run(commands.uid_fetch(commands.encode_set(batch), items))
-        fetched = dict(ears.fetched)
+                items += ["X-GM-MSGID", "X-GM-THRID", "X-GM-LABELS"]
+        fetched = await reader.fetch(batch, items)
         mails, missing = [], []
         for uid in batch:
-            mail = self._mail(fetched.get(uid), uid, origin, failures, mark.uid_validity)
+            mail = self._mail(fetched.get(uid), uid, origin, failures, mark)
             if mail is None:
                 missing.append(uid)
             else:
-                mails.append(Found(mail, await self._raw(connection, ears, mail)))
-        ears.fetched.clear()
+                mails.append(await self._found(reader, mail, mark))
         return mails, missing
 
-    async def _raw(self, connection: ImapConnection, ears: Ears, mail: Mail) -> bytes | None:
+    async def _found(self, reader: Reader, mail: Mail, mark: Mark) -> Found:
+        """The mail, with the whole of it where that is asked for; it is told of without when that breaks connections."""
         if not 0 < mail.size <= self._raw_limit:
-            return None
-        ears.fetched.clear()
-        await connection.run(commands.uid_fetch(str(mail.uid), [f"BODY.PEEK[]<0.{self._raw_limit}>"]))
-        fetched = ears.fetched.get(mail.uid)
-        body = fetched.items.get("BODY[]") if fetched else None
-        return body if isinstance(body, bytes) else None
+            return Found(mail)
+        raw = None
+        if mark.breaks_of(mail.uid) < WHOLE_BREAKS:
+            raw = await reader.whole(mail.uid, mail.size, self._raw_limit)
+        return Found(mail, raw, lacking=raw is None)
 
-    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int, validity: int) -> Mail | None:
+    def _mail(self, fetched: Fetch | None, uid: int, origin: Origin, failures: int, mark: Mark) -> Mail | None:
         if fetched is None:
             return None
         raw = fetched.items.get("BODY[HEADER]")
@@ -372,34 +435,26 @@ class Folder:
             origin,
             self.name,
             "inbox" if self.name.upper() == "INBOX" else None,
-            validity,
+            mark.uid_validity,
             uid,
+            epoch=mark.epoch,
             keywords=keywords(fetched),
             labels=_labels(fetched.items.get("X-GM-LABELS")),
-            thread=_thread(fetched.items.get("X-GM-THRID")),
+            email=_gmail_id(fetched.items.get("X-GM-MSGID")),
+            thread=_gmail_id(fetched.items.get("X-GM-THRID")),
             attachments=None if files is None else tuple(files),
             attempt=failures + 1,
         )
 
 
-def hear(ears: Ears, response: Response) -> None:
-    """Note what a server says, whatever is under way."""
-    match response:
-        case Exists():  # a count that we knew already is no news (and one may stay, when as many came as went: EXPUNGE)
-            ears.dirty = ears.dirty or response.count != ears.count
-            ears.count = response.count
-        case Expunge() if ears.count:
-            ears.count -= 1
-        case Vanished():
-            ears.count = None
-        case Fetch() if (uid := response.uid) is not None:
-            known = ears.fetched.get(uid)
-            items: dict[str, Value] = {**known.items, **response.items} if known else dict(response.items)
-            if len(ears.fetched) < 2 * BATCH or known:
-                ears.fetched[uid] = Fetch(response.number, items)
-        case Search():
-            if len(ears.search) < BATCH:  # some servers answer in several lines
-                ears.search.append(response)
+def _newest(mark: Mark, mails: Sequence[Found]) -> datetime | None:
+    """When the newest mail came in, of the mark's and these. A time to come is a server's mistake, and would hide the next."""
+    times = [max(EPOCH, min(found.mail.received, found.mail.observed)) for found in mails]
+    return max(times + ([mark.newest] if mark.newest else []), default=None)
+
+
+def _id(mark: Mark, uid: int) -> str:
+    return f"{mark.uid_validity}.{uid}" + (f".{mark.epoch}" if mark.epoch else "")
 
 
 def mark_json(mark: Mark) -> dict[str, object]:
@@ -413,24 +468,22 @@ def mark_json(mark: Mark) -> dict[str, object]:
         "Modseq": mark.modseq,
         "Failing": mark.failing,
         "Began": rfc3339(mark.began) if mark.began else None,
+        "Epoch": mark.epoch,
     }
 
 
 def mark_of(fields: dict[str, object]) -> Mark:
     """The mark that `mark_json` wrote. Raises `ValueError`."""
-    numbers = [fields.get(name, 0) for name in ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq", "Failing")]
+    names = ("UidValidity", "UidNext", "Failures", "Breaks", "Modseq", "Failing", "Epoch")
+    numbers = [fields.get(name, 0) for name in names]
     newest, began = (
         datetime.fromisoformat(when) if isinstance(when := fields.get(name), str) else None
         for name in ("Newest", "Began")
     )
     if not all(isinstance(one, int) and one >= 0 for one in numbers) or "UidNext" not in fields:
         raise ValueError("a mark without UidValidity and UidNext, or with what is no number")
-    validity, uid_next, failures, breaks, modseq, failing = (int(one) for one in numbers if isinstance(one, int))
-    return Mark(validity, uid_next, newest, failures, breaks, modseq, failing, began)
-
-
-def _batches(uids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (uids[at : at + BATCH] for at in range(0, len(uids), BATCH))
+    validity, uid_next, failures, breaks, modseq, failing, epoch = (int(one) for one in numbers if isinstance(one, int))
+    return Mark(validity, uid_next, newest, failures, breaks, modseq, failing, began, epoch)
 
 
 def _labels(value: Value) -> tuple[str, ...]:
@@ -439,5 +492,5 @@ def _labels(value: Value) -> tuple[str, ...]:
     return tuple(commands.folder_text(one)[:200] for one in value[:50] if isinstance(one, bytes))
 
 
-def _thread(value: Value) -> str | None:
+def _gmail_id(value: Value) -> str | None:
     return f"gm:{int(value):x}" if isinstance(value, bytes) and value.isdigit() and len(value) < 21 else None

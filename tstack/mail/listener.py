@@ -19,6 +19,8 @@ from tstack.errors import Failure
 from tstack.mail import metrics
 from tstack.mail.event import rfc3339
 from tstack.mail.folder import mark_json
+from tstack.mail.letters import Letters
+from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
@@ -38,10 +40,11 @@ _http_log.addFilter(_is_ours)
 
 
 class Listener:
-    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/mailboxes/<partner>/<code>/<tag>`."""
+    """`/healthz`, `/readyz`, `/metrics`, `/status`, `/mailboxes` and `/tracers`; with a ticket, `letters.py`'s routes."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, letters: Letters) -> None:
         self._station = station
+        self._letters = letters
         self._runner: web.AppRunner | None = None
 
     async def listen(self, address: Address) -> Address:
@@ -53,6 +56,8 @@ class Listener:
             app.router.add_get("/metrics", self._metrics)
             app.router.add_get("/status", self._status)
             app.router.add_get("/mailboxes", self._mailboxes)
+            app.router.add_get("/tracers", self._tracers)
+            self._letters.add_routes(app)
             self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
         site = web.TCPSite(self._runner, address.host, address.port)
@@ -66,6 +71,7 @@ class Listener:
 
     async def stop(self) -> None:
         """Stop listening."""
+        await self._letters.stop()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -93,7 +99,7 @@ class Listener:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         text = metrics.exposition(self._station)
-        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
         station = self._station
@@ -110,6 +116,15 @@ class Listener:
                 "states": states,
                 "waiting": station.outbox.waiting,
                 "published": station.publisher.published,
+                "tracers": {
+                    "mailboxes": sum(box.user.enable_tracer for box in watcher.boxes.values()),
+                    "sent": station.tracers.sent,
+                    "failed": station.tracers.failed,
+                    "detected": station.tracers.detected,
+                    "delivered": station.tracers.delivered,
+                    "missing": station.tracers.missing.total(),
+                },
+                "deadLetters": station.outbox.dead_letters[0],
                 "brokerConnected": station.connected,
                 "leaseHeld": watcher.membership.held,
                 "reasons": list(self._complaints()),
@@ -121,6 +136,12 @@ class Listener:
         prefix = request.query.get("prefix", "")
         boxes = [box for path, box in sorted(self._station.watcher.boxes.items()) if path.startswith(prefix)]
         return web.json_response({"mailboxes": [_shown(box) for box in boxes[:MAX_SHOWN]]})
+
+    async def _tracers(self, request: web.Request) -> web.Response:
+        """The last tracers of `?mailbox=`, a mailbox' path, the newest first; without it those of all mailboxes."""
+        path = request.query.get("mailbox", "")
+        found = [one for one in self._station.tracers.last() if path in ("", one.mailbox.path)]
+        return web.json_response({"tracers": [{"mailbox": one.mailbox.path} | one.to_json() for one in found]})
 
 
 def _shown(box: Box) -> dict[str, object]:
@@ -136,5 +157,6 @@ def _shown(box: Box) -> dict[str, object]:
         "since": rfc3339(box.since),
         "nextTry": condition.next_try,
         "found": box.watch.told if box.watch is not None else 0,
+        "tracer": box.user.enable_tracer,
         "folders": {name: mark_json(mark) for name, mark in marks.items()},
     }

@@ -4,7 +4,7 @@ What is new is decided by UIDs (`folder.py`). EXISTS, at whatever time it comes,
 and a mailbox never waits while it is dirty. It waits by IDLE, which is renewed every few minutes, or by polling where there is
 no IDLE, or where it turns out that a server only says it has one. Each renewal looks by UID all the same: there are servers
 that forget to tell. Folders beside the first are told of by NOTIFY (RFC 5465) where a server has it, and asked for by STATUS at
-each renewal where not.
+each renewal all the same. A mailbox is watched without them when the server does not have them, and says so.
 
 An error ends the connection, never the mailbox: it comes back when its back-off says so. Three refusals of its credentials in a
 row park it. A session is ended by us before the server would (quirks), and the next begins at once, without an event.
@@ -18,21 +18,21 @@ import logging
 import random  # noqa: TID251 - jitter spreads mailboxes out in time; nobody gains from guessing it
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
-from tstack.mail.backoff import Backoff
+from tstack.mail.backoff import FAILURES, Backoff
 from tstack.mail.classify import Verdict, classify
 from tstack.mail.connection import ImapConnection, Lost, Refused, Where
 from tstack.mail.event import Mailbox
-from tstack.mail.folder import Ears, Folder, Mark, Sink, hear
+from tstack.mail.folder import Folder, Mark, Sink, Sweep
 from tstack.mail.gates import Gate
 from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
-from tstack.mail.imap.responses import FolderStatus, Response
+from tstack.mail.imap.responses import FolderStatus, Response, Status
+from tstack.mail.reading import Ears, hear
 
 log = logging.getLogger("tstack.mail")
 
@@ -40,6 +40,9 @@ State = Literal["connecting", "connected", "auth_failed", "parked", "throttled",
 
 MAX_FOLDERS = 20
 """Folders of one mailbox."""
+
+MAX_REASON = 500
+"""Characters of the reason of a condition."""
 
 VAIN = 10
 """Looks in a row, each because the server called, that found nothing; after them we take our time (`Quirks.pause`)."""
@@ -74,6 +77,10 @@ class Account:
     """Mails up to so many bytes are fetched whole."""
     since: datetime | None = None
     """Mails are new since then, in a mailbox that nobody has looked at; None: since now."""
+    renewed: bool = False
+    """Its credentials are new since it was watched last: that it was read before is no sign that they are right."""
+    parked: bool = False
+    """Its credentials were refused until it was parked: they are tried once, and one more refusal parks it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +113,25 @@ class Watch:
         ]
         known = any(marks)  # the events of the mailbox itself are of no folder: ""
         self._since = datetime.now(UTC) if known or account.since is None else account.since
-        self._by_wire_name = {folder.wire_name: folder for folder in self._folders}
         self._gate = gate
         self._context = context
         self._on_condition = on_condition
         self._clock = clock
-        self._backoff = Backoff(most=gate.quirks.retry_most, stable=gate.quirks.stable)
+        self._backoff = Backoff(
+            most=gate.quirks.retry_most, stable=gate.quirks.stable, refusals=FAILURES - 1 if account.parked else 0
+        )
         self._ears = Ears()
-        self._sweeps: deque[datetime | None] = deque(maxlen=MAX_FOLDERS)
-        self._proven = False
+        self._sweeps: list[Sweep] = []  # no deque, and no Event: these have 600 bytes each, and we are many
+        self._sweep_pause = 0.0
+        fresh = account.renewed or account.parked
+        self._proven = not fresh and any(mark.uid_next for folder, mark in marks.items() if folder)
         self._no_idle = False
+        self._notified = self._overflow = False
+        self._missing: dict[str, str] = {}
         self._vain = 0
         self._poll = gate.quirks.poll
-        self._again = asyncio.Event()
+        self._called = False
+        self._alarm: asyncio.Event | None = None
         self._connection: ImapConnection | None = None
         self.condition = Condition("connecting")
         self.told = 0
@@ -126,6 +139,7 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._on_condition(self.condition)
         for folder in self._folders:
             await folder.expect(self._since)
         try:
@@ -144,8 +158,9 @@ class Watch:
         self._wake()
 
     def sweep(self, since: datetime | None) -> None:
-        """Tell again of the mails that are there already, since a day or from the beginning."""
-        self._sweeps.append(since)
+        """Tell again of the mails that are there already, since a day or from the beginning, beside what is new."""
+        if all(sweep.since != since for sweep in self._sweeps):
+            self._sweeps = [*self._sweeps, Sweep(since)][-MAX_FOLDERS:]
         self._wake()
 
     @property
@@ -162,13 +177,13 @@ class Watch:
 
     async def _once(self) -> float:
         """One connection, from its beginning to its end; the seconds until the next."""
-        if self.condition.state != "connected":
-            self._is(Condition("connecting", next_try=0.0))
         try:
-            async with self._gate.place():
+            async with self._gate.place(self._waits):
+                if self.condition.state != "connected":
+                    self._is(Condition("connecting", next_try=0.0))
                 return await self._session()
         except Refused as refused:
-            return self._failed(classify(refused.status))
+            return self._failed(classify(refused.status), refused.said)
         except Lost as lost:
             state: State = "tls" if lost.kind == "tls" else "unavailable"
             return self._try_again(state, str(lost), self._backoff.failed(self._clock()))
@@ -191,15 +206,24 @@ class Watch:
         end = self._clock() + (quirks.oauth_session if self.account.credentials.oauth else quirks.session) * (
             0.9 + 0.1 * random.random()  # noqa: S311 - see the import
         )
-        notified = await self._notify(connection)  # first, so that nothing comes in between
+        self._overflow = False
+        self._notified = await self._notify(connection)  # first, so that nothing comes in between
         await self._catch_up(connection)
-        self._is(Condition("connected"))
+        self._is(self._connected)
+        looked = self._clock()
         while (left := end - self._clock()) > 0:
             early = await self._wait(connection, left)
-            told = await self._look(connection, everywhere=not notified)
+            if self._overflow:
+                await self._notify_of_less(connection)
+            due = not (early or self._sweeps) or self._clock() - looked >= quirks.renew
+            looked = self._clock() if due else looked
+            told = await self._look(connection, everywhere=due or not self._notified)
+            self._is(self._connected)
             self._vain = self._vain + 1 if early and not told else 0
+            if self._sweeps:
+                await self._go_on_with(self._sweeps[0], connection)
             if self._vain >= VAIN:
-                await connection.rest(quirks.pause, self._again.is_set)
+                await connection.rest(quirks.pause, lambda: self._called)
         await connection.close()
         return 0.0
 
@@ -207,7 +231,9 @@ class Watch:
         """Connect and log in (`_connection`); the seconds to wait when that was refused, else None."""
         credentials = self.account.credentials
         for fresh in (False, True):
-            async with self._gate.login(self._proven):
+            async with self._gate.login(self._proven, self._waits):
+                if self.condition.state != "connected":
+                    self._is(Condition("connecting", next_try=0.0))
                 if self._connection is not None:
                     self._connection.abort()
                 connection = self._connection = ImapConnection(self._hear, deadlines=self._gate.quirks.deadlines)
@@ -217,19 +243,39 @@ class Watch:
                     await connection.run(await credentials.command(capabilities, self.account.where, fresh=fresh))
                     return None
                 except Refused as refused:
-                    verdict = classify(refused.status, login=True)
+                    verdict, said = classify(refused.status, login=True), refused.said
                     if verdict.trouble != "auth":
-                        return self._failed(verdict)
+                        return self._failed(verdict, said)
                     self._gate.refused()
             if not credentials.oauth:
                 break
-        return self._not_in(verdict.text, auth=True)
+        return self._not_in(said, auth=True)
 
     async def _catch_up(self, connection: ImapConnection) -> None:
         """Every folder, the first one last: it is the one that stays open."""
         for folder in reversed(self._folders):
+            if await self._open(connection, folder):
+                self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+
+    async def _open(self, connection: ImapConnection, folder: Folder) -> bool:
+        """Open a folder; False: the server does not let us, and it is none that the mailbox cannot be watched without."""
+        try:
             await folder.select(connection, self._ears)
-            self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+        except Refused as refused:
+            trouble = classify(refused.status).trouble
+            without = trouble == "gone" or (refused.status.condition == "NO" and trouble != "throttled")
+            if folder is self._folders[0] or refused.command != "EXAMINE" or not without:
+                raise
+            self._missing[folder.name] = refused.said
+            return False
+        self._missing.pop(folder.name, None)
+        return True
+
+    @property
+    def _connected(self) -> Condition:
+        """That it is, and what is missing."""
+        reasons = [f"the folder {name} is not watched: {text}" for name, text in sorted(self._missing.items())]
+        return Condition("connected", "; ".join(reasons)[:MAX_REASON])
 
     async def _notify(self, connection: ImapConnection) -> bool:
         """Have the server tell of the other folders too; does it?"""
@@ -242,23 +288,34 @@ class Watch:
         events = f"(selected (MessageNew MessageExpunge)) (mailboxes ({names}) (MessageNew MessageExpunge))"
         return (await connection.try_to(commands.notify(events))).condition == "OK"
 
+    async def _notify_of_less(self, connection: ImapConnection) -> None:
+        """The server has stopped to tell of anything (RFC 5465 5.8). Have it tell of the open folder at least; it is asked
+        about the others."""
+        log.info("%s says NOTIFICATIONOVERFLOW: other folders are asked for from now on", self.account.where)
+        self._overflow = self._notified = False
+        await connection.try_to(commands.notify("(selected (MessageNew MessageExpunge))"))
+
     # -- waiting and looking ------------------------------------------------------------------------------------------
 
     def _hear(self, response: Response) -> None:
         hear(self._ears, response)
+        if isinstance(response, Status) and response.code == "NOTIFICATIONOVERFLOW":
+            self._overflow = self._ears.dirty = True
         if isinstance(response, FolderStatus):
-            folder = self._by_wire_name.get(response.name)
+            folder = next((one for one in self._folders if one.wire_name == response.name), None)
             mark = folder.mark if folder else None
             if mark is not None and response.items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
-                self._ears.changed.add(response.name)
+                self._ears.changed[response.name] = None
 
     def _news(self) -> bool:
-        return self._ears.dirty or bool(self._ears.changed) or self._again.is_set()
+        return self._ears.dirty or bool(self._ears.changed) or self._called
 
     async def _wait(self, connection: ImapConnection, most: float) -> bool:
         """Until there is news, or it is time to look all the same; is it before that time?"""
         if self._news():
             return True
+        if self._sweeps:
+            return await connection.rest(min(self._sweep_pause, most), self._news)
         quirks = self._gate.quirks
         if quirks.idle and not self._no_idle and "IDLE" in await connection.capabilities():
             try:
@@ -280,7 +337,7 @@ class Watch:
 
     async def _look(self, connection: ImapConnection, *, everywhere: bool) -> int:
         """The open folder, by UID; the others where there is a reason to. How many mails were told of."""
-        self._again.clear()
+        self._called = False
         first = self._folders[0]
         self._ears.dirty = True
         told = await first.look(connection, self._ears)
@@ -289,15 +346,8 @@ class Watch:
         if everywhere:
             changed += await self._asked(connection, [folder for folder in self._folders[1:] if folder not in changed])
         for folder in changed:
-            await folder.select(connection, self._ears)
-            told += await folder.look(connection, self._ears)
-        while self._sweeps:
-            since = self._sweeps[0]
-            for folder in self._folders:
-                await folder.select(connection, self._ears)
-                told += await folder.sweep(connection, self._ears, since)
-                changed.append(folder)
-            self._sweeps.popleft()
+            if await self._open(connection, folder):
+                told += await folder.look(connection, self._ears)
         if changed:
             await first.select(connection, self._ears)
             told += await first.look(connection, self._ears)
@@ -305,20 +355,41 @@ class Watch:
         self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
         return told
 
+    async def _go_on_with(self, sweep: Sweep, connection: ImapConnection) -> None:
+        """The next mails of a sweep, a batch of one folder, so that new mail waits for no more than that."""
+        first = self._folders[0]
+        for folder in self._folders:
+            if folder is not first and not await self._open(connection, folder):
+                continue
+            told = await folder.sweep(connection, self._ears, sweep)
+            if told is not None:
+                break
+        else:
+            del self._sweeps[0]
+        if folder is not first:
+            await first.select(connection, self._ears)
+            self.told += await first.look(connection, self._ears)
+        mails, size = told or (0, 0)
+        quirks = self._gate.quirks
+        self._sweep_pause = max(mails / quirks.sweep, size / quirks.sweep_bytes)
+
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
-        """Those of the folders that have something new, by STATUS."""
+        """Those of the folders that have something new, by STATUS; and those that were missing, and are there now."""
+        there = set()
         for folder in folders:
-            await connection.try_to(commands.status(folder.wire_name))
-        found = [folder for folder in folders if folder.wire_name in self._ears.changed]
+            if (await connection.try_to(commands.status(folder.wire_name))).condition == "OK":
+                there.add(folder.name)
+        missed = there & self._missing.keys()
+        found = [one for one in folders if one.wire_name in self._ears.changed or one.name in missed]
         self._ears.changed.clear()
         return found
 
     # -- when it goes wrong -------------------------------------------------------------------------------------------
 
-    def _failed(self, verdict: Verdict) -> float:
+    def _failed(self, verdict: Verdict, said: str) -> float:
         wait = self._backoff.failed(self._clock(), wait=verdict.wait)
         state: State = "throttled" if verdict.trouble == "throttled" else "unavailable"
-        return self._try_again(state, verdict.text, wait)
+        return self._try_again(state, said, wait)
 
     def _not_in(self, reason: str, *, auth: bool) -> float:
         wait = self._backoff.failed(self._clock(), auth=auth)
@@ -327,7 +398,7 @@ class Watch:
         return self._try_again(state, reason, wait)
 
     def _try_again(self, state: State, reason: str, wait: float) -> float:
-        self._is(Condition(state, reason[:500], wait))
+        self._is(Condition(state, reason[:MAX_REASON], wait))
         return wait
 
     def _is(self, condition: Condition) -> None:
@@ -338,13 +409,21 @@ class Watch:
 
     def _wake(self) -> None:
         """End what it waits for: the next try, or news."""
-        self._again.set()
+        self._called = True
+        if self._alarm is not None:
+            self._alarm.set()
         if self._connection is not None:
             self._connection.wake()
 
+    def _waits(self, reason: str) -> None:
+        """The host lets no more of us in at the moment."""
+        self._is(Condition("throttled", reason))
+
     async def _sleep(self, seconds: float) -> None:
         """Wait for the next try, or for somebody who wants it now."""
-        self._again.clear()
+        self._called = False
+        self._alarm = asyncio.Event()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._again.wait()
+                await self._alarm.wait()
+        self._alarm = None

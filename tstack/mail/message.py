@@ -175,6 +175,8 @@ def _text(data: bytes, charset: str | None) -> str:
 
 def _shown(text: str) -> str:
     """Text as an event carries it: no control characters, not too long, no half characters."""
+    if text.isascii() and text.isprintable():  # as nearly all are
+        return text[:MAX_SHOWN].strip()
     clean = "".join(" " if ord(one) < 32 or ord(one) == 127 else one for one in text[: 2 * MAX_SHOWN])
     return clean.encode("utf-8", "replace").decode("utf-8")[:MAX_SHOWN].strip()
 

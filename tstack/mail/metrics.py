@@ -10,31 +10,30 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, get_args
 
 from tstack.mail.mailbox import State
 from tstack.mail.outbox_file import HookKind
+from tstack.mail.tracers import STAGES, Tracers
+from tstack.web.exposition import Page
 
 if TYPE_CHECKING:
     from tstack.mail.station import Station
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(station: Station) -> str:
     """All metrics."""
     watcher, outbox, publisher = station.watcher, station.outbox, station.publisher
     boxes = list(watcher.boxes.values())
-    states = Counter(box.condition.state for box in boxes if box.watch is not None)
+    states = Counter(box.condition.state for box in boxes)
     found = sum(box.watch.told for box in boxes if box.watch is not None)
-    lines: list[str] = []
+    page = Page()
 
     def add(name: str, kind: str, text: str, value: float | Mapping[str, float], label: str = "") -> None:
-        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
         if isinstance(value, Mapping):
-            lines.extend(f'{name}{{{label}="{key}"}} {number}' for key, number in sorted(value.items()))
+            page.add_by(label, name, kind, text, value)
         else:
-            lines.append(f"{name} {value}")
+            page.add(name, kind, text, value)
 
     add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
     add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
@@ -43,17 +42,16 @@ def exposition(station: Station) -> str:
         "imap_client_total_emails_processed", "counter", "Mails whose event the broker has confirmed since the start.",
         publisher.mails,
     )  # fmt: skip
-    lines.extend([
-        "# HELP work_queue_latency Seconds that events have waited in the outbox, since they were found, until that.",
-        "# TYPE work_queue_latency summary",
-        f"work_queue_latency_sum {outbox.waited:.6f}",
-        f"work_queue_latency_count {outbox.settled}",
-    ])  # fmt: skip
+    page.add_histogram("work_queue_latency", "Seconds that events have waited since they were found.", outbox.latency)
     add("tstack_mail_skipped_total", "counter", "Mails that could not be told of.", watcher.skipped, "reason")
     for kind in get_args(HookKind):
         add(f"app_call_{kind}_webhook_count", "counter", "Calls of webhooks.", station.forwarder.calls[kind])
     by_state: dict[str, float] = {state: states[state] for state in get_args(State)}
     add("tstack_mail_mailboxes", "gauge", "Mailboxes of this process by their condition.", by_state, "state")
+    add(
+        "tstack_mail_waiting", "gauge", "Mailboxes that wait for leave to connect or to log in at their mail server.",
+        watcher.gates.waiting,
+    )  # fmt: skip
     reached: dict[str, float] = {state: watcher.events[state] for state in get_args(State)}
     add("tstack_mail_conditions_total", "counter", "Conditions that mailboxes have come into.", reached, "state")
     add("tstack_mail_users", "gauge", "Users in the store, of all watchers.", len(watcher.users.values))
@@ -66,6 +64,9 @@ def exposition(station: Station) -> str:
     add("tstack_mail_published_total", "counter", "Events that the broker has confirmed.", publisher.published)
     add("tstack_mail_refused_total", "counter", "Tries that the broker refused.", publisher.refused)
     add("tstack_mail_dead_letters_total", "counter", "Events that became dead letters.", publisher.buried)
+    dead, dead_size = outbox.dead_letters
+    add("tstack_mail_dead_letters_kept", "gauge", "Dead letters that are kept, of webhooks too.", dead)
+    add("tstack_mail_dead_letters_kept_bytes", "gauge", "Bytes of these.", dead_size)
     add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
     add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
     apis = station.api.servers
@@ -82,4 +83,26 @@ def exposition(station: Station) -> str:
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
     add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
-    return "\n".join(lines) + "\n"
+    _tracers(page, station.tracers)
+    return str(page)
+
+
+def _tracers(page: Page, tracers: Tracers) -> None:
+    """Of the tracers; `app.schedule_tracer_email.count` is the original's name for how many were to be sent."""
+    counters = {
+        "app_schedule_tracer_email_count": ("Tracers that were to be sent.", tracers.sent + tracers.failed),
+        "tstack_mail_tracers_sent_total": ("Tracers that an SMTP server has taken.", tracers.sent),
+        "tstack_mail_tracers_failed_total": ("Tracers that could not be sent.", tracers.failed),
+        "tstack_mail_tracers_detected_total": ("Tracers that were found in their mailbox.", tracers.detected),
+        "tstack_mail_tracers_delivered_total": ("Own tracers whose event a subscriber has got.", tracers.delivered),
+    }
+    for name, (text, value) in counters.items():
+        page.add(name, "counter", text, value)
+    page.add(
+        "tstack_mail_tracers_missing_total", "counter", "Own tracers of which the mail, or the event, has not come.",
+        [({"stage": stage}, tracers.missing[stage]) for stage in STAGES],
+    )  # fmt: skip
+    page.add_histogram(
+        "tstack_mail_tracer_latency_seconds", "From sent to found in the mailbox, and to a subscriber.",
+        [({"stage": stage}, one) for stage, one in zip(STAGES, (tracers.latency, tracers.end_to_end), strict=True)],
+    )  # fmt: skip

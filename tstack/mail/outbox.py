@@ -42,6 +42,7 @@ from tstack.mail.outbox_file import (
     Transmit,
     partner_of,
 )  # fmt: skip
+from tstack.web.exposition import Histogram
 
 __all__ = ["Entry", "Hook", "Letter", "Outbox", "OutboxLimits", "Queued", "Track", "Transmit", "partner_of"]
 
@@ -58,6 +59,9 @@ PRUNE_EVERY = 60.0
 
 REPLAY_SLICE = 500
 """Entries that a replay puts in line at a time."""
+
+LATENCY = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
+"""Upper ends of the buckets of how long events wait: milliseconds when all is well, hours without a broker."""
 
 HOOKS_EACH = 4
 """Deliveries to one partner's webhook at a time: a slow one must not take all places."""
@@ -109,6 +113,8 @@ class Outbox:
         """Called with mailbox, folder and mark when the broker has everything before the mark."""
         self.trouble: str = ""
         """Why nothing can be written now; empty: it can."""
+        self.dead_letters = (0, 0)
+        """How many dead letters there are, and their bytes; a minute old at most where a sweep has revived some."""
         self.batches = 0
         self._path = path
         self._file = OutboxFile(path)
@@ -124,10 +130,8 @@ class Outbox:
         }
         self._news: dict[Track, asyncio.Event] = {"entry": asyncio.Event(), "hook": asyncio.Event()}
         self._sizes: dict[tuple[Track, int], tuple[str, int, float]] = {}
-        self.settled = 0
-        """Events that were published, or became dead letters."""
-        self.waited = 0.0
-        """Seconds that all of them have waited, each since it was found, or since the process began."""
+        self.latency = Histogram(LATENCY)
+        """Seconds that events have waited, each since it was found, or since the process began."""
         self._posts: dict[str, tuple[str, Entry]] = {}
         self._unpublished: dict[str, Unpublished] = {}
         self._room = Room(self.limits.entries, self.limits.size, self.limits.share)
@@ -144,6 +148,7 @@ class Outbox:
             self._thread.shutdown()
             raise
         self._failure = None
+        await self.buried()
         for track, number, mailbox, size in loaded.waiting:
             self._wait_in_line(track, mailbox, {number: size})
             if track == "entry":
@@ -320,15 +325,19 @@ class Outbox:
                 self._later(track, number, time.monotonic() + FULL_WAIT)
 
         await self._do(run, then)
+        await self.buried()
 
     # -- again ---------------------------------------------------------------------------------------------------------
 
-    async def replay(self, partner: str, since: int | datetime) -> int:
+    async def replay(
+        self, partner: str, since: int | datetime, progress: Callable[[int], None] = lambda total: None
+    ) -> int:
         """Publish again what a partner's mailboxes told of behind a number, or since a time; how many events that is.
 
-        It goes in slices, each when there is room for it; what waits already is not among it.
+        It goes in slices, each when there is room for it; what waits already is not among it. `progress` is told how many it
+        is so far.
         """
-        after, moment = (since, 0.0) if isinstance(since, int) else (0, since.timestamp())
+        after, moment = _from(since)
         until = await self._do(OutboxFile.last)
         total = 0
         while True:
@@ -337,12 +346,19 @@ class Outbox:
             slice_ = partial(_again, partner, after, until, moment)
             rows = await self._do(slice_, self._returned)
             total += len(rows)
+            progress(total)
             if len(rows) < REPLAY_SLICE:
                 return total
             after = rows[-1][0]
 
-    async def cursor(self, source: str, id_: str) -> int | None:
-        """The number of an event that is kept, to replay what came behind it; None when it is not known."""
+    async def replayable(self, partner: str, since: int | datetime) -> int:
+        """How many events a replay would publish again, as it is now."""
+        after, moment = _from(since)
+        return await self._do(lambda file: file.replayable(partner, after, moment))
+
+    async def cursor(self, source: str, id_: str) -> tuple[int, float] | None:
+        """The number of an event that is kept, to replay what came behind it, and when it was found (Unix seconds); None
+        when it is not known."""
         return await self._do(lambda file: file.number_of(source, id_))
 
     async def letters(
@@ -353,7 +369,11 @@ class Outbox:
 
     async def buried(self) -> tuple[int, int]:
         """How many dead letters there are, and their bytes."""
-        return await self._do(OutboxFile.buried)
+
+        def then(found: tuple[int, int]) -> None:
+            self.dead_letters = found
+
+        return await self._do(OutboxFile.buried, then)
 
     async def fetch(self, number: int, track: Track = "entry") -> Queued | None:
         """A dead letter with its payload; None when there is none of that number."""
@@ -367,11 +387,15 @@ class Outbox:
             if found is not None:
                 self._wait_in_line(track, found[0], {number: found[1]})
 
-        return await self._do(lambda file: file.revive(track, number), then) is not None
+        revived = await self._do(lambda file: file.revive(track, number), then) is not None
+        await self.buried()
+        return revived
 
     async def discard(self, number: int, track: Track = "entry") -> bool:
         """Forget a dead letter for good; False when there is none of that number."""
-        return await self._do(lambda file: file.discard(track, number))
+        discarded = await self._do(lambda file: file.discard(track, number))
+        await self.buried()
+        return discarded
 
     async def transmits(self, partner: str | None = None, most: int = 100) -> list[Transmit]:
         """What webhooks answered, newest first."""
@@ -496,6 +520,7 @@ class Outbox:
         """Forget what was published too long ago, which happens by itself too."""
         before = time.time() - self.limits.keep
         await self._do(lambda file: file.prune(before, self.limits.kept))
+        await self.buried()
 
     # -- what waits ----------------------------------------------------------------------------------------------------
 
@@ -547,8 +572,7 @@ class Outbox:
         mailbox = self._free(track, number)
         if known is None or mailbox is None or track == "hook":
             return None
-        self.settled += 1
-        self.waited += time.monotonic() - known[2]
+        self.latency.add(time.monotonic() - known[2])
         self._settle_unpublished(mailbox, number)
         return mailbox
 
@@ -575,6 +599,11 @@ class Outbox:
         if self.on_safe is not None:
             for folder, mark in found.items():
                 self.on_safe(mailbox, folder, mark)
+
+
+def _from(since: int | datetime) -> tuple[int, float]:
+    """Behind which number, and since when (Unix seconds)."""
+    return (since, 0.0) if isinstance(since, int) else (0, since.timestamp())
 
 
 def _size(entry: Entry) -> int:

@@ -445,10 +445,21 @@ class OutboxFile:
         (number,) = self.db.execute("SELECT coalesce(max(number), 0) FROM entry").fetchone()
         return int(number)
 
-    def number_of(self, source: str, event: str) -> int | None:
-        """The number of an event that is kept."""
-        row = self.db.execute("SELECT number FROM entry WHERE source = ? AND id = ?", (source, event)).fetchone()
-        return row[0] if row else None
+    def replayable(self, partner: str, after: int, since: float) -> int:
+        """How many entries `again` would find, all slices together."""
+        (count,) = self.db.execute(
+            "SELECT count(*) FROM entry e JOIN mailbox m ON m.number = e.mailbox"
+            " WHERE m.partner = ? AND e.state = ? AND e.number > ? AND e.created >= ? AND NOT e.retain",
+            (partner, PUBLISHED, after, since),
+        ).fetchone()
+        return int(count)
+
+    def number_of(self, source: str, event: str) -> tuple[int, float] | None:
+        """The number of an event that is kept, and when it was found."""
+        found: tuple[int, float] | None = self.db.execute(
+            "SELECT number, created FROM entry WHERE source = ? AND id = ?", (source, event)
+        ).fetchone()
+        return found
 
     def buried(self) -> tuple[int, int]:
         """Dead letters, and their bytes."""

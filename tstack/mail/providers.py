@@ -10,6 +10,7 @@ standard (RFC 7628), before XOAUTH2, which is not. A password never leaves witho
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,7 +25,7 @@ from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
 from tstack.mail.mailbox import Account, CannotLogIn, Credentials
 from tstack.mail.oauth import AccessTokens, Client, Endpoints, OAuth, OAuthError
-from tstack.mail.records import Connection, Kind, User, new_since
+from tstack.mail.records import Connection, Kind, Tls, User, new_since
 from tstack.store.interface import Store
 
 SETTINGS: Final[Mapping[str, str]] = {
@@ -37,6 +38,14 @@ SETTINGS: Final[Mapping[str, str]] = {
 }
 """Settings of a connection by OAuth 2.0, by the names that they have in records and in the API."""
 
+SMTP: Final[Mapping[str, str]] = {
+    "smtp_host": "The SMTP server that tracers go out by; blank: that which the kind is known for, if it is.",
+    "smtp_port": "Its port; 0: 587. At 465 TLS is implicit.",
+    "smtp_enable_starttls_auto": "TLS by STARTTLS, at other ports than 465; without, it is for the machine itself only.",
+    "smtp_domain": "Our name in EHLO; blank: our address.",
+}
+"""The same for tracers, of connections of every kind; the names are the original's."""
+
 URLS: Final = ("oauth2_authorize_url", "oauth2_token_url", "oauth2_revoke_url", "oauth2_userinfo_url")
 
 
@@ -47,6 +56,7 @@ class Provider:
     title: str
     host: str = ""
     endpoints: Endpoints | None = None
+    smtp_host: str = ""
 
 
 PROVIDERS: Final[Mapping[Kind, Provider]] = {
@@ -62,6 +72,7 @@ PROVIDERS: Final[Mapping[Kind, Provider]] = {
             "https://openidconnect.googleapis.com/v1/userinfo",
             {"access_type": "offline", "prompt": "consent"},  # else it gives a refresh token the first time only
         ),
+        "smtp.gmail.com",
     ),
     "OUTLOOK_OAUTH2": Provider(
         "Outlook and Microsoft 365",
@@ -71,6 +82,7 @@ PROVIDERS: Final[Mapping[Kind, Provider]] = {
             "https://login.microsoftonline.com/common/oauth2/v2.0/token",
             "openid email profile offline_access https://outlook.office.com/IMAP.AccessAsUser.All",
         ),
+        "smtp.office365.com",
     ),
     "OAUTH2": Provider("IMAP with OAuth 2.0", endpoints=Endpoints("", "")),
 }
@@ -90,6 +102,32 @@ def where(connection: Connection) -> Where:
             "set imap_tls (tmail: -tls) to implicit or starttls: none is for this machine only",
         )
     return Where(host, connection.port or (993 if connection.tls == "implicit" else 143), connection.tls)
+
+
+def smtp(connection: Connection) -> Where:
+    """The SMTP server of a connection. Raises `Failure` when there is none, or one that a password must not go to."""
+    settings = connection.settings
+    host = settings.get("smtp_host", "") or PROVIDERS[connection.kind].smtp_host
+    port = settings.get("smtp_port", "") or "0"
+    starttls = settings.get("smtp_enable_starttls_auto", "") or "true"
+    name = f"{connection.partner}/{connection.provider}"
+    if not host:
+        raise Failure(f"connection {name} has no SMTP server", f"tmail connection set {name} smtp_host=...")
+    if not host.isprintable() or " " in host:
+        raise Failure("smtp_host is no name or address")
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
+        raise Failure("smtp_port is no port", "a port is 1 to 65535")
+    if starttls not in ("true", "false"):
+        raise Failure("smtp_enable_starttls_auto is true or false")
+    tls: Tls = "implicit" if int(port) == 465 else "starttls" if starttls == "true" else "none"  # RFC 8314 7.3
+    if tls == "none" and not is_loopback(host):
+        raise Failure(f"{host} would get passwords without TLS", "set smtp_enable_starttls_auto to true")
+    return Where(host, int(port) or 587, tls)
+
+
+def has_smtp(connection: Connection) -> bool:
+    """Does a connection say which its SMTP server is?"""
+    return bool(connection.settings.get("smtp_host") or PROVIDERS[connection.kind].smtp_host)
 
 
 def endpoints(connection: Connection) -> Endpoints:
@@ -127,16 +165,26 @@ def check_settings(connection: Connection, *, local: bool) -> None:
     place = where(connection)
     if not local and _is_private(place.host):
         raise Failure(f"{place.host} is no public server", "name the mail server as the whole internet knows it")
-    unknown = sorted(set(connection.settings) - set(SETTINGS))
-    if unknown or (connection.settings and not is_oauth(connection)):
-        raise Failure(
-            f"a connection of kind {connection.kind} has no {', '.join(unknown or sorted(connection.settings))}"
-        )
+    known = {*SMTP, *SETTINGS} if is_oauth(connection) else {*SMTP}
+    if unknown := sorted(set(connection.settings) - known):
+        raise Failure(f"a connection of kind {connection.kind} has no {', '.join(unknown)}")
+    _check_smtp(connection, local=local)
     for name in URLS:
         if url := connection.settings.get(name, ""):
             check_url(name, url, local=local)
     if is_oauth(connection):
         endpoints(connection)
+
+
+def _check_smtp(connection: Connection, *, local: bool) -> None:
+    if not set(connection.settings) & set(SMTP):
+        return
+    if not has_smtp(connection):
+        raise Failure("there are settings of an SMTP server, and no smtp_host", "set it, or take the others away")
+    if not local and _is_private(host := smtp(connection).host):
+        raise Failure(f"{host} is no public server", "name the mail server as the whole internet knows it")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{0,255}", connection.settings.get("smtp_domain", "")):
+        raise Failure("smtp_domain is no name of a host")
 
 
 def check_url(name: str, url: str, *, local: bool) -> None:

@@ -6,7 +6,7 @@ forget a silent connection after five; so five minutes is what a server gets of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,28 @@ class Quirks:
     oauth_session: float = 50 * 60.0
     """The same for one that an access token opened: servers end those when the token expires, which is mostly after an hour."""
 
-    connections: int = 1000
-    """Connections to this host at once, over all mailboxes of a process."""
+    connections: int = 10_000
+    """Connections to this host at once, over all mailboxes of a process. A host of which nothing is known has as many of us as
+    a process has mailboxes (`assignment.CAPACITY`): what its limit is, it tells, and is believed."""
 
-    logins: float = 20.0
-    """Logins a second on this host at most."""
+    logins: float = 200.0
+    """Logins a second on this host at most. One by TLS costs us some 2 ms of a core, and its server about the same, so this
+    is less than half of a core on each side, and ten thousand mailboxes are back in 50 s."""
+
+    first_logins: float = 20.0
+    """The same for mailboxes that have not been let in before, which may be any number with wrong passwords."""
 
     failures: int = 8
     """Logins with wrong credentials on this host in ten minutes; with more, servers ban our address."""
 
     retry_most: float = 300.0
     """Between tries of a mailbox that fails, at most."""
+
+    sweep: float = 100.0
+    """Mails a second that a sweep tells of at most."""
+
+    sweep_bytes: float = 1 << 20
+    """Bytes a second that a sweep fetches at most: there are servers that lock out who takes too much in a day."""
 
     stable: float = 300.0
     """A connection that was good for so long has its mailbox's failures forgotten."""
@@ -71,28 +82,35 @@ class Quirks:
     deadlines: Deadlines = Deadlines()
 
 
+_LARGE = Quirks(connections=1000, logins=20.0)
+"""A provider for the public: those count our address' connections and logins, among more that they do not tell of."""
+
 _BY_DOMAIN: dict[str, Quirks] = {
-    "gmail.com": Quirks(session=22 * 3600.0),
-    "googlemail.com": Quirks(session=22 * 3600.0),
-    "yahoo.com": Quirks(renew=170.0),
-    "aol.com": Quirks(renew=170.0),
-    "larksuite.com": Quirks(renew=170.0),
-    "yandex.com": Quirks(renew=170.0),
-    "yandex.ru": Quirks(renew=170.0),
-    "rambler.ru": Quirks(renew=50.0),
-    "163.com": Quirks(idle=False, poll_by_status=True),
-    "126.com": Quirks(idle=False, poll_by_status=True),
-    "qq.com": Quirks(renew=170.0),
-    "outlook.com": Quirks(renew=285.0, connections=1500),
-    "office365.com": Quirks(renew=285.0, connections=1500),
+    "gmail.com": replace(_LARGE, session=22 * 3600.0, sweep_bytes=25_000.0),  # 2500 MB a day
+    "googlemail.com": replace(_LARGE, session=22 * 3600.0, sweep_bytes=25_000.0),
+    "yahoo.com": replace(_LARGE, renew=170.0),
+    "aol.com": replace(_LARGE, renew=170.0),
+    "larksuite.com": replace(_LARGE, renew=170.0),
+    "yandex.com": replace(_LARGE, renew=170.0),
+    "yandex.ru": replace(_LARGE, renew=170.0),
+    "rambler.ru": replace(_LARGE, renew=50.0),
+    "163.com": replace(_LARGE, idle=False, poll_by_status=True),
+    "126.com": replace(_LARGE, idle=False, poll_by_status=True),
+    "qq.com": replace(_LARGE, renew=170.0),
+    "outlook.com": replace(_LARGE, renew=285.0, connections=1500),
+    "office365.com": replace(_LARGE, renew=285.0, connections=1500),
 }
 
 
-def quirks_of(host: str) -> Quirks:
-    """What is known of a host: by its name, or by the longest domain above it that is known."""
+UNKNOWN = Quirks()
+"""A host of which nothing is known."""
+
+
+def quirks_of(host: str, unknown: Quirks = UNKNOWN) -> Quirks:
+    """What is known of a host: by its name, or by the longest domain above it that is known; else `unknown`."""
     labels = host.rstrip(".").lower().split(".")
     for start in range(len(labels)):
         known = _BY_DOMAIN.get(".".join(labels[start:]))
         if known is not None:
             return known
-    return Quirks()
+    return unknown

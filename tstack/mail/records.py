@@ -12,6 +12,7 @@ are not kept at all, but for their digests and, sealed, the one that signatures 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -47,7 +48,11 @@ MAX_ENTRIES: Final = 20
 MAX_RAW: Final = 64 << 20
 """Bytes of a mail that is fetched whole, at most."""
 
+MAX_HOST: Final = 253
+"""Characters of a host's name at most: 255 octets in DNS, without the first length and the root."""
+
 _CODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def partner_key(name: str) -> str:
@@ -220,6 +225,11 @@ class User:
         return user_key(self.mailbox)
 
     @property
+    def address(self) -> str:
+        """Where mail for it is sent to; blank when that is not known."""
+        return self.email or (self.login if "@" in self.login else "")
+
+    @property
     def connected(self) -> bool:
         """Has it what it takes to log in?"""
         return bool(self.secret and (self.login or self.email))
@@ -262,8 +272,29 @@ def check_connection(connection: Connection) -> None:
         raise ValueError("a port is 1 to 65535")
     if connection.kind in ("PLAIN", "OAUTH2") and not connection.host:
         raise ValueError("the host of the IMAP server is missing")
-    if not connection.host.isprintable() or " " in connection.host:
-        raise ValueError("the host is no name or address")
+    if connection.host:
+        check_host(connection.host)
+
+
+def check_host(host: str) -> None:
+    """Raise `ValueError` unless this is an address, or a name that a resolver can be asked for (RFC 1035 2.3.4): labels of 1 to
+    63 letters, digits, - and _, 253 in all. Others are counted as they are written for the resolver (IDNA, RFC 3490)."""
+    if _is_address(host):
+        return
+    try:
+        name = host.removesuffix(".").encode("idna").decode("ascii")
+    except UnicodeError:  # a label that is blank, or longer than 63
+        name = ""
+    if not (len(name) <= MAX_HOST and all(map(_LABEL.fullmatch, name.split(".")))):
+        raise ValueError(f"the host {host[:64]!r} is no name or address: write it as in imap.example.com")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_user(user: User) -> None:
@@ -354,11 +385,14 @@ def _read(data: bytes, fields: _Fields) -> tuple[dict[str, Any], dict[str, objec
     if not isinstance(rest, dict):
         raise ValueError("it is not a JSON object")
     known: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for name, (label, kind) in fields.items():
         value = rest.pop(label, None)
+        if isinstance(value, str):
+            value = texts.setdefault(value, value)  # three or four of the times are mostly the same
         if value is not None:
             known[name] = _checked(label, kind, value)
-    return known, rest
+    return known, dict(rest)  # a copy: one that things were taken out of stays as large as it was
 
 
 def _checked(label: str, kind: type, value: object) -> object:

@@ -78,6 +78,8 @@ class S3Blobs:
         """`keep`: seconds that links are valid, a week at most."""
         self._bucket = bucket
         self._keep = max(1, min(LONGEST, int(keep)))
+        self.kept = 0
+        """Mails that the bucket has taken since the start."""
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -103,6 +105,7 @@ class S3Blobs:
             raise Failure(f"the bucket does not take it: {type(error).__name__}") from None  # its words hold the URL
         if status != 200:
             raise Failure(f"the bucket does not take it: HTTP status {status}", "check its URL, region, key and rights")
+        self.kept += 1
         answers = {
             "response-content-type": "message/rfc822",
             "response-content-disposition": f'attachment; filename="{name[:16]}.eml"',

@@ -1,39 +1,45 @@
 """The user that mail services publish as: `tmail`, who may publish under every user's `mail/`, and read tracers alone.
 
-Its password is made once and kept in the data directory, readable for this system's user alone. The store and the file may
-lose each other (another machine, a folder that was removed): then the one that starts last has made a new password.
+Its password is made once, by whoever comes first, and kept in the store, sealed with the keys that all mail services share. So
+any number of them, each with a data directory of its own, log in with nothing to configure.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
+import json
+from typing import Final
 
 from tstack.errors import Failure
 from tstack.identity import admin
 from tstack.identity.passwords import DEVICE_COST, check_password, generate_password, hash_password, scram_verifier
+from tstack.identity.seal import SealBroken, Sealer
 from tstack.identity.users import User
 from tstack.store.interface import Store
 
 NAME = "tmail"
 RIGHTS = ("+/mail/#",)
 READS = ("+/mail/+/+/tracer",)
-PASSWORD_FILE = "tmail.password"  # noqa: S105 - the name of a file
+
+KEY: Final = f"/mail/service/{NAME}"
+"""Where its password is, sealed: `{"Secret": ...}`."""
+
+_CONTEXT: Final = f"{KEY}#Secret"
 
 
-async def ensure(store: Store, data_dir: Path) -> tuple[str, str]:
+async def ensure(store: Store, sealer: Sealer) -> tuple[str, str]:
     """Name and password of the service user, who is there with these rights when this returns.
 
     A user of that name that is disabled, or has rights of its own, is left so. Raises `Failure`, `StoreUnavailable`.
     """
-    path = data_dir / PASSWORD_FILE
-    password = await asyncio.to_thread(_kept, path)
+    try:
+        user: User | None = await admin.get_user(store, NAME)
+    except admin.NoSuchUser:
+        user = None
+    password = await _password(store, sealer, anew=user is None)
     hash_ = await asyncio.to_thread(hash_password, password, DEVICE_COST)
     scram = await asyncio.to_thread(scram_verifier, password, DEVICE_COST)
-    try:
-        user = await admin.get_user(store, NAME)
-    except admin.NoSuchUser:
+    if user is None:
         new = User(NAME, hash_, RIGHTS, subscribe=READS, device_type="service", scram=scram)
         try:
             await admin.create_user(store, new, reuse=True)
@@ -45,25 +51,36 @@ async def ensure(store: Store, data_dir: Path) -> tuple[str, str]:
     return NAME, password
 
 
-def _kept(path: Path) -> str:
-    """The password in the file, which is made when it is not there."""
+async def rekey(store: Store, sealer: Sealer) -> bool:
+    """Seal the password anew with the first key; False when there is none. Raises `SealBroken` when it does not open."""
+    while (item := await store.get(KEY)) is not None:
+        if await store.replace(KEY, _record(sealer, _opened(sealer, item.value)), item.revision) is not None:
+            return True
+    return False
+
+
+async def _password(store: Store, sealer: Sealer, *, anew: bool) -> str:
+    """The password in the store, which is made when there is none; `anew`: also when it does not open. Raises `Failure`."""
+    while (item := await store.get(KEY)) is None:
+        await store.create(KEY, _record(sealer, generate_password()))
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with open(path, "x", encoding="ascii", opener=_private) as file:
-                file.write(generate_password() + "\n")
-        except FileExistsError:
-            pass
-        password = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        return _opened(sealer, item.value)
+    except SealBroken as error:
+        if anew and await store.replace(KEY, _record(sealer, generate_password()), item.revision) is not None:
+            return await _password(store, sealer, anew=False)
         raise Failure(
-            f"the password of the user {NAME} cannot be kept in {path}: {reason}", "make it readable"
+            f"the password of the user {NAME} in the store cannot be used: {error}",
+            "all mail services need one key file: copy seal.key of the certs folder, or name it by -sealkey-file; "
+            f"when it is lost, `tuser delete {NAME}` and a start make a new password",
         ) from None
-    if not password:
-        raise Failure(f"there is no password in {path}", "remove it and a new one is made")
-    return password
 
 
-def _private(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)
+def _record(sealer: Sealer, password: str) -> bytes:
+    return json.dumps({"Secret": sealer.seal(password, _CONTEXT)}).encode()
+
+
+def _opened(sealer: Sealer, record: bytes) -> str:
+    try:
+        return sealer.open(str(json.loads(record)["Secret"]), _CONTEXT)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SealBroken(str(error) if isinstance(error, SealBroken) else "the record makes no sense") from None

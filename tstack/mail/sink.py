@@ -143,7 +143,10 @@ class MailSink:
             payload = event.superimap_new_mail(self._mailbox, raw, mail.headers, terms.api_key, now)
             payload = payload if len(payload) <= self._max_packet else None
         if payload is None or (raw is None and terms.new_mail_webhook):
-            yield replace(self._notice(self._too_large(mail)), key=mail.key, hook=hook if payload is None else None)
+            reason = "unreadable" if found.lacking else "too_large"
+            yield replace(
+                self._notice(self._without(mail, reason)), key=mail.key, hook=hook if payload is None else None
+            )
         if payload is not None:
             yield Entry(self._mailbox.topic("new"), payload, False, source, mail.id, mail.key, hook, again)
         if raw is not None and len(raw) <= min(terms.raw_limit, self._max_packet):
@@ -159,10 +162,11 @@ class MailSink:
             self._mailbox.topic(notice.kind), payload, False, self._mailbox.source(notice.folder), notice.id
         )  # fmt: skip
 
-    def _too_large(self, mail: Mail) -> Notice:
+    def _without(self, mail: Mail, reason: str) -> Notice:
+        """A mail that cannot be told of in the original's way, which has the whole of it."""
         data: dict[str, object] = {
             "mailbox": {"name": mail.folder, "uidvalidity": mail.uid_validity, "uid": mail.uid},
-            "reason": "too_large",
+            "reason": reason,
             "size": mail.size,
         }
         return Notice("skipped", f"{mail.id}.skipped", data, mail.folder)

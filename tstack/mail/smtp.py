@@ -40,6 +40,7 @@ from tstack.mail.event import Blob, Mailbox
 from tstack.mail.outbox import Entry
 from tstack.mail.smtp_session import LATER, LOGIN_FIRST, NO_ROUTE, TAKEN, WRONG_LOGIN, Denied, LmtpSession, Session
 from tstack.store.interface import StoreUnavailable
+from tstack.web.exposition import Histogram
 
 log = logging.getLogger("tstack.mail")
 
@@ -117,6 +118,8 @@ class Ingress:
         self.limits = options.limits
         self.figures: Counter[str] = Counter()
         """Counts since the start: mails, events, bytes, logins, and refusals under the names of what refused."""
+        self.puback = Histogram()
+        """Seconds from an event's publication to its PUBACK."""
         self.sessions: set[Session] = set()
         self.held = 0
         """Bytes of mails on their way."""
@@ -195,6 +198,7 @@ class Ingress:
         if count >= self.limits.address_sessions and not session.local:
             return self._refuse("address_sessions")
         self.sessions.add(session)
+        self.figures[f"sessions_{session.origin}"] += 1
         self._by_address[address] += 1
         return True
 
@@ -267,7 +271,7 @@ class Ingress:
         try:
             mail, blob = await self._read(raw)
         except Failure as failure:
-            self._failed(failure)
+            self._failed(failure, "keep")
             return ["452 4.3.1 There is no room to keep it now; try again later"] * len(mailboxes)
         now = datetime.now(UTC)
         digest = _digest(raw, mail, now)
@@ -307,11 +311,13 @@ class Ingress:
             body=blob,
         )
         entry = Entry(mailbox.topic("new"), event.received(one), False, mailbox.source(), one.id, one.key)
+        begun = time.perf_counter()
         try:
             await self._deliver([entry])
         except (Failure, StoreUnavailable) as failure:
             self._failed(failure)
             return LATER
+        self.puback.add(time.perf_counter() - begun)
         self.figures["events"] += 1
         return TAKEN
 
@@ -325,8 +331,8 @@ class Ingress:
             return mail, None
         return mail, await self._blobs.put(raw)
 
-    def _failed(self, failure: Exception) -> None:
-        self._refuse("deliver")
+    def _failed(self, failure: Exception, reason: str = "deliver") -> None:
+        self._refuse(reason)
         self._quiet.log(
             logging.WARNING, "a mail could not be published, its sender is to try again: %s", clean(str(failure))
         )

@@ -21,7 +21,7 @@ import ssl
 from collections import defaultdict
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, AnyStr, ClassVar, cast
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
@@ -43,6 +43,9 @@ COMMAND = 512
 BLOCK = 32 * 1024
 """Bytes of a mail that are read at a time."""
 
+UNKNOWN_COMMANDS = 5
+"""Commands that nobody knows, in one session (502): aiosmtpd's own bound."""
+
 ENDLESS = 4
 """Times the allowed size after which a mail that does not end is cut off."""
 
@@ -61,6 +64,15 @@ BUSY = b"421 4.7.0 Too many connections; try again later\r\n"
 TAKEN = "250 2.6.0 Published"
 
 _END = b"\r\n.\r\n"
+
+_REFUSALS = {
+    "421 4.7.0 AUTH sent": "logins",
+    "421 4.7.0 ": "commands",
+    "500 Command line too long": "command",
+    "502 5.5.1 Too many": "unknown_commands",
+    "552 Error": "mail",
+}
+"""How replies of aiosmtpd begin by which it refuses something, and the bound that this is."""
 
 
 class Denied(Exception):
@@ -206,6 +218,21 @@ class Session(SMTP):
         if (transport := self._stream()) is not None:
             transport.abort()
 
+    async def push(self, status: AnyStr) -> None:
+        """Send a reply; those by which aiosmtpd itself refuses something are counted."""
+        text = str(status)
+        name = next((name for words, name in _REFUSALS.items() if text.startswith(words)), "")
+        if name:
+            self._count(name)
+        await super().push(status)
+
+    def _timeout_cb(self) -> None:
+        self._count("idle" if self._idle.is_set() else "data")
+        super()._timeout_cb()  # type: ignore[no-untyped-call]
+
+    def _count(self, name: str) -> None:
+        self.ingress.figures[f"refused_{name}"] += 1
+
     def _stream(self) -> asyncio.Transport | None:
         return cast("asyncio.Transport | None", self.transport)
 
@@ -274,7 +301,7 @@ class Session(SMTP):
     async def smtp_MAIL(self, arg: str | None) -> None:  # noqa: N802 - aiosmtpd's name
         """Nobody begins who could not end."""
         if not self.ingress.may_begin(self):
-            self.ingress.figures["refused_open"] += 1
+            self._count("open")
             await self.push(LOGIN_FIRST)
             return
         await super().smtp_MAIL(arg)
@@ -282,13 +309,13 @@ class Session(SMTP):
     def recipient(self, envelope: Envelope, address: str) -> str:
         """The reply to RCPT."""
         if len(envelope.rcpt_tos) >= self.ingress.limits.recipients:
-            self.ingress.figures["refused_recipients"] += 1
+            self._count("recipients")
             return TOO_MANY
         try:
             mailbox = route.route(address)
             self.ingress.check(self, mailbox)
         except ValueError:
-            self.ingress.figures["refused_route"] += 1
+            self._count("route")
             return NO_ROUTE
         except Denied as denied:
             return denied.reply
@@ -334,6 +361,7 @@ class Session(SMTP):
                 block = await self._reader.readexactly(overrun.consumed)
             mail.add(block)
             if mail.seen > ENDLESS * self.ingress.limits.mail:
+                self._count("endless")
                 return False
         return True
 

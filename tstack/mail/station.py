@@ -28,12 +28,17 @@ from tstack.mail.api import front
 from tstack.mail.assignment import CAPACITY, TTL, Peer
 from tstack.mail.blobs import Blobs, Keeper
 from tstack.mail.event import Mailbox
+from tstack.mail.letters import Letters
 from tstack.mail.listener import Listener
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.properties import EXPIRY
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
+from tstack.mail.quirks import UNKNOWN, Quirks
+from tstack.mail.tracer_token import PURPOSE
+from tstack.mail.tracers import COUNT, INTERVAL, Tracers
+from tstack.mail.tracing import Subscriber, Traced
 from tstack.mail.watcher import STARTS, Watcher
 from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.webhook import Forwarder, NotKnown, Target
@@ -58,6 +63,11 @@ class Options:
     expiry: int = EXPIRY
     """Seconds until an event is of no use to those who were away; 0: it has no end."""
     context: ssl.SSLContext | None = None
+    tracer_interval: float = INTERVAL
+    """Seconds; 0: no tracers are sent."""
+    tracers: int = COUNT
+    unknown: Quirks = UNKNOWN
+    """How mail servers are treated of which nothing is known."""
     api: front.Options = field(default_factory=front.Options)
 
 
@@ -83,14 +93,19 @@ class Station:
         self._oauth = OAuth()
         logins = Logins(store, sealer, self._oauth)
         peer = Peer(watcher_tag(folder / "watcher"), options.weight, options.capacity, secrets.token_hex(8))
-        self._listener = Listener(self)
+        self._listener = Listener(self, Letters(self.outbox, sealer, peer.tag))
         self._parts = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(
             store, self.outbox, sealer, logins.account,
-            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper),
+            WatcherOptions(peer, options.ttl, options.starts, options.context, keeper, options.unknown),
         )  # fmt: skip
         self.watcher.on_failure = self._impostor
+        self.subscriber = Subscriber(mqtt, lambda mailbox, payload: self.tracers.heard(mailbox, payload))
+        self.tracers = self.watcher.tracers = Tracers(
+            sealer.derive(PURPOSE), Traced(self.watcher), interval=options.tracer_interval, count=options.tracers,
+            listening=self.subscriber.ready,
+        )  # fmt: skip
         self.publisher = Publisher(
             self.outbox, self._client, self._trial, ours=self.watcher.ours, expiry=options.expiry
         )
@@ -115,8 +130,10 @@ class Station:
                 self.watcher.membership.peer = peer
             await self._parts.enter_async_context(self._client)
             await self._parts.enter_async_context(self._trial)
-            for name, work in (("publisher", self.publisher.run()), ("webhooks", self.forwarder.run())):
-                task = asyncio.create_task(work, name=name)
+            self._parts.push_async_callback(self.subscriber.stop)
+            works = {"publisher": self.publisher.run, "webhooks": self.forwarder.run}
+            for name, work in (works | ({"tracers": self.tracers.run} if self.tracers.sending else {})).items():
+                task = asyncio.create_task(work(), name=name)
                 task.add_done_callback(self._ended)
                 self._tasks.append(task)
             self._parts.push_async_callback(self._cancel)

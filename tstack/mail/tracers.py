@@ -1,39 +1,38 @@
 """Tracers: mails that we send to ourselves, to know that mails arrive, and how soon.
 
 A tracer is a mail from a mailbox to itself, sent through the mailbox's own SMTP server, with `TRACER: <token>` as its subject.
-When it comes back by IMAP the watcher publishes it on the mailbox's `tracer` topic instead of `new`, and whoever subscribes
-there sees the whole way, up to the broker's subscribers.
+When it comes back by IMAP it is published on the mailbox's `tracer` topic instead of `new`; and whoever has sent it subscribes
+to these topics at the broker, so that the whole way is measured, from the SMTP server to a subscriber.
 
-A token carries when it was made and is signed (HMAC-SHA256) for that very mailbox. Anybody can write such a subject, so a mail
-is a tracer only when the token verifies, is for the mailbox that it came to, and is not older than a day; any other is a mail
-like all others and is told of as one. A tracer that comes twice has the same event id twice.
+What is known of a tracer is kept in memory, by the process that has sent it or has seen it come, the last `LOG` of them. One
+that has not come within `MISSING` seconds is missing: it is counted by how far it got, and logged as a warning. What is sent
+as a tracer by somebody else is a mail like all others (`tracer_token`). One that comes twice has the same event id twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
-import re
 import secrets
-import smtplib
 import ssl
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
-from email.utils import format_datetime
-from ipaddress import ip_address
-from typing import Literal
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Protocol
 
 from tstack.errors import Failure
 from tstack.logs import clean
+from tstack.mail.connection import Where
 from tstack.mail.event import Mail, Mailbox, rfc3339
 from tstack.mail.folder import Found, Mark, Notice, Sink
+from tstack.mail.mailbox import CannotLogIn, Credentials
+from tstack.mail.submission import Submission
+from tstack.mail.tracer_token import Sent, compose, in_mail, notice, token, verified
+from tstack.web.exposition import Histogram
 
 log = logging.getLogger("tstack.mail")
 
@@ -43,164 +42,106 @@ INTERVAL = 600.0
 COUNT = 3
 """Tracers of one round: the original's."""
 
-OLDEST = timedelta(days=1)
-"""Age at which a token is none any more."""
+MAX_COUNT = 100
+"""Tracers of one round at most."""
 
 MISSING = 900.0
-"""Seconds after which a tracer that has not come counts as missing."""
+"""Seconds after which a tracer that has not come is missing."""
 
-PENDING = 1000
-"""Tracers that are waited for at most; the oldest are missing then."""
+ROUND = 120.0
+"""Seconds that a round may take, with everything."""
 
-SEND_TIMEOUT = 30.0
-"""Seconds that each step with the SMTP server may take."""
+LOG = 1000
+"""Tracers that are remembered; the oldest are forgotten, and count as missing when they were waited for."""
 
-BUCKETS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+MAX_EVENT = 4096
+"""Bytes of an event on a tracer topic that is looked at: ours have some 500."""
+
+BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 """Upper bounds, in seconds, of the latencies that are counted together."""
 
-_SUBJECT = re.compile(r"TRACER: ([0-9a-f]{8,12}-[0-9a-f]{20}-[0-9a-f]{32})")
+Stage = Literal["mail", "event"]
+"""What has not come: the mail to its mailbox, or its event to a subscriber of the broker."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What a token says: when it was made, in milliseconds since 1970, and which one it is."""
-
-    at: int
-    number: str
-
-    @property
-    def time(self) -> datetime:
-        """When it was made."""
-        return datetime.fromtimestamp(self.at / 1000, UTC)
-
-
-# -- tokens, pure -----------------------------------------------------------------------------------------------------
-
-
-def token(key: bytes, mailbox: Mailbox, sent: Sent) -> str:
-    """The token of one tracer for one mailbox."""
-    return f"{sent.at:08x}-{sent.number}-{_mac(key, mailbox, sent)}"
-
-
-def verified(key: bytes, mailbox: Mailbox, text: str, now: datetime) -> Sent | None:
-    """What a token says that was made under this key for this mailbox, at most `OLDEST` ago; None for any other."""
-    at, _, rest = text.partition("-")
-    number, _, mac = rest.partition("-")
-    try:
-        sent = Sent(int(at, 16), number)
-        age = now - sent.time
-    except (ValueError, OverflowError, OSError):
-        return None
-    if not hmac.compare_digest(_mac(key, mailbox, sent).encode(), mac.encode("utf-8", "replace")):
-        return None
-    return sent if -timedelta(minutes=5) <= age <= OLDEST else None
-
-
-def in_subject(key: bytes, mailbox: Mailbox, subject: str, now: datetime) -> tuple[str, Sent] | None:
-    """Token and what it says, when this is the subject of one of our tracers for this mailbox."""
-    found = _SUBJECT.fullmatch(subject.strip())
-    sent = verified(key, mailbox, found[1], now) if found else None
-    return (found[1], sent) if found and sent else None
-
-
-def compose(address: str, text: str, now: datetime) -> bytes:
-    """The mail: from the address, to the address, the token in subject and body. Raises `ValueError` for no address."""
-    mail = EmailMessage()
-    mail["From"] = mail["To"] = address
-    mail["Subject"] = f"TRACER: {text}"
-    mail["Date"] = format_datetime(now)
-    mail["Message-ID"] = f"<tracer-{text.split('-')[1]}@{address.rpartition('@')[2] or 'localhost'}>"
-    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834 5: nobody's holiday reply
-    mail.set_content(f"TRACER: {text}\n")
-    return mail.as_bytes()
-
-
-def notice(mail: Mail, text: str, sent: Sent) -> Notice:
-    """The event of a tracer that has come."""
-    latency = (mail.observed - sent.time).total_seconds()
-    data: dict[str, object] = {
-        "account": mail.mailbox.tag,
-        "mailbox": {"name": mail.folder, "uidvalidity": mail.uid_validity or None, "uid": mail.uid or None},
-        "token": text,
-        "sentAt": rfc3339(sent.time, milliseconds=True),
-        "detectedAt": rfc3339(mail.observed, milliseconds=True),
-        "latency": round(latency, 3),
-    }
-    return Notice("tracer", f"tracer.{sent.number}", data, mail.folder)
-
-
-def _mac(key: bytes, mailbox: Mailbox, sent: Sent) -> str:
-    text = f"tracer {mailbox.source()} {sent.at} {sent.number}"  # percent-encoded: no part can reach into the next
-    return hmac.digest(key, text.encode("utf-8", "replace"), hashlib.sha256).hex()[:32]
-
-
-# -- sending ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """Who sends: a password, or an OAuth access token."""
-
-    user: str
-    secret: str = field(repr=False)
-    oauth: bool = False
+STAGES: tuple[Stage, ...] = ("mail", "event")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A mailbox that takes tracers, and how it sends mail. `login` is asked each time, since tokens end; None: no login."""
+    """How a mailbox sends mail to itself. `domain`: our name in EHLO; blank: our address."""
 
-    mailbox: Mailbox
     address: str
-    host: str
-    port: int = 587
-    tls: Literal["starttls", "tls", "none"] = "starttls"
-    login: Callable[[], Awaitable[Login]] | None = None
+    where: Where
+    credentials: Credentials
+    domain: str = ""
     context: ssl.SSLContext | None = None
 
 
-def send(target: Target, raw: bytes, login: Login | None) -> None:
-    """Send a mail of the target to itself. Blocks, `SEND_TIMEOUT` a step. Raises `Failure`."""
-    context = target.context or ssl.create_default_context()
-    if login is not None and target.tls == "none" and not _is_loopback(target.host):
-        raise Failure(f"no login at {target.host} without TLS", "set its SMTP server to starttls or tls")
-    try:
-        if target.tls == "tls":
-            client: smtplib.SMTP = smtplib.SMTP_SSL(target.host, target.port, timeout=SEND_TIMEOUT, context=context)
-        else:
-            client = smtplib.SMTP(target.host, target.port, timeout=SEND_TIMEOUT)
-        with client:
-            if target.tls == "starttls":
-                client.starttls(context=context)
-            client.ehlo()
-            if login is not None and login.oauth:
-                text = f"user={login.user}\x01auth=Bearer {login.secret}\x01\x01"
-                client.auth("XOAUTH2", lambda _=None: text)
-            elif login is not None:
-                client.login(login.user, login.secret)
-            client.sendmail(target.address, [target.address], raw)
-    except (OSError, smtplib.SMTPException, ValueError) as error:  # not its words: they can repeat what was sent
-        code = getattr(error, "smtp_code", "")
-        raise Failure(f"{target.host}:{target.port} took no tracer: {type(error).__name__} {code}".rstrip()) from None
+class Source(Protocol):
+    """Whose mailboxes."""
+
+    def mailboxes(self) -> Sequence[Mailbox]:
+        """Those of this process that are connected and take tracers."""
+
+    def takes(self, mailbox: Mailbox) -> bool:
+        """Does a mailbox, here or elsewhere, still take tracers?"""
+
+    def target(self, mailbox: Mailbox) -> Target:
+        """How to send one. Raises `Failure`."""
 
 
-# -- the round --------------------------------------------------------------------------------------------------------
+@dataclass(slots=True, eq=False)
+class Record:
+    """What is known of one tracer. Times are seconds since 1970."""
+
+    mailbox: Mailbox
+    number: str
+    sent: float
+    ours: bool
+    """Was it sent by this process?"""
+    listening: bool = False
+    """Was there a subscription to its topic when it was sent?"""
+    detected: float | None = None
+    """When it was found in its mailbox, by this process."""
+    delivered: float | None = None
+    """When a subscriber of the broker had its event."""
+    failed: str = ""
+    """Why it could not be sent."""
+    missing: bool = False
+
+    @property
+    def awaited(self) -> bool:
+        """Is it still on its way, as far as is known?"""
+        if not self.ours or self.failed or self.missing or self.delivered is not None:
+            return False
+        return self.listening or self.detected is None
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.delivered is not None:
+            return "delivered"
+        if self.detected is not None:
+            return "detected"
+        return "failed" if self.failed else "missing" if self.missing else "sent"
+
+    def to_json(self) -> dict[str, object]:
+        """As the admin listener shows it. `elapsed`: seconds from sent to detected, the original's."""
+        return {
+            "uid": self.number,
+            "state": self.state,
+            "sent": _time(self.sent),
+            "detected": _time(self.detected),
+            "delivered": _time(self.delivered),
+            "elapsed": None if self.detected is None else round(max(0.0, self.detected - self.sent), 3),
+            "endToEnd": None if self.delivered is None else round(max(0.0, self.delivered - self.sent), 3),
+            "reason": self.failed,
+        }
 
 
-@dataclass
-class Latency:
-    """How long tracers took: counts by `BUCKETS` (the last one: longer), their number and their sum in seconds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
-    number: int = 0
-    total: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """One more."""
-        at = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))
-        self.counts[at] += 1
-        self.number += 1
-        self.total += seconds
+async def nobody_listens() -> bool:
+    """No subscriber of ours: tracers are followed to their mailbox."""
+    return False
 
 
 class Tracers:
@@ -208,113 +149,174 @@ class Tracers:
 
     def __init__(
         self,
-        key: bytes,
-        targets: Callable[[], Sequence[Target]],
+        keys: Sequence[bytes],
+        source: Source,
         *,
         interval: float = INTERVAL,
         count: int = COUNT,
+        missing: float = MISSING,
+        listening: Callable[[], Awaitable[bool]] = nobody_listens,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`targets` is asked for the mailboxes that take tracers now; `key` is the same on all watchers of a system."""
-        self._key = key
-        self._targets = targets
+        """`keys` sign (the first one) and verify (all): the same on all watchers of a system. `interval` in seconds, 0: no
+        rounds; `count` up to `MAX_COUNT`. `listening` is asked before a round: is there a subscription to tracers' topics?"""
+        self._keys = keys
+        self._source = source
         self._interval = interval
-        self._count = count
+        self._count = min(count, MAX_COUNT)
+        self._patience = missing
+        self._listening = listening
         self._now = now
-        self._pending: dict[str, float] = {}
-        self.sent = self.failed = self.detected = self.missing = 0
-        self.latency = Latency()
-        """Until the watcher saw them."""
-        self.end_to_end = Latency()
+        self._log: OrderedDict[str, Record] = OrderedDict()
+        self.sent = self.failed = self.detected = self.delivered = 0
+        self.missing: Counter[Stage] = Counter()
+        self.latency = Histogram(BUCKETS)
+        """Until the watcher found them in their mailbox."""
+        self.end_to_end = Histogram(BUCKETS)
         """Until a subscriber of the broker had their events."""
+
+    @property
+    def sending(self) -> bool:
+        """Are there rounds?"""
+        return self._interval > 0 and self._count > 0
 
     async def run(self) -> None:
         """A round each `interval` seconds, for ever."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._interval
         while True:
-            await asyncio.sleep(self._interval)
-            await self.round()
+            await asyncio.sleep(max(0.0, min(due - loop.time(), self._until_missing())))
+            self.look_for_missing()
+            if loop.time() >= due:
+                due = loop.time() + self._interval
+                await self.round()
 
     async def round(self) -> None:
-        """Send some tracers to one mailbox; what fails is counted and logged."""
-        self._look_for_missing()
-        targets = self._targets()
-        if not targets:
+        """Send some tracers to one mailbox, over one connection; what fails is counted and logged."""
+        mailboxes = self._source.mailboxes()
+        if not mailboxes:
             return
-        target = secrets.choice(targets)
-        for _ in range(self._count):
-            try:
-                login = await target.login() if target.login is not None else None
-                await self._send(target, login)
-            except Exception as error:  # noqa: BLE001 - a provider that cannot be asked for a token, whatever it raises
-                self.failed += 1
-                words = error.message if isinstance(error, Failure) else type(error).__name__
-                log.warning("no tracer for %s: %s", clean(target.mailbox.source()), clean(words))
-
-    async def _send(self, target: Target, login: Login | None) -> None:
-        sent = Sent(int(self._now() * 1000), secrets.token_hex(10))
-        raw = compose(target.address, token(self._key, target.mailbox, sent), sent.time)
-        self._pending[sent.number] = sent.at / 1000  # before it is sent: it can be back before the server's answer
-        self._look_for_missing()
+        mailbox = secrets.choice(mailboxes)
+        begun: list[Record] = []
+        before = self.sent
         try:
-            await asyncio.to_thread(send, target, raw, login)
-        except BaseException:
-            self._pending.pop(sent.number, None)
-            raise
-        self.sent += 1
+            async with asyncio.timeout(ROUND):
+                await self._send_all(mailbox, begun)
+        except Exception as error:  # noqa: BLE001 - a provider that cannot be asked for a token, whatever it raises
+            reason = _reason(error)
+            while len(begun) < self._count:
+                begun.append(self._note(Record(mailbox, secrets.token_hex(10), self._now(), True)))
+            for record in begun[self.sent - before :]:
+                record.failed = reason
+                self.failed += 1
+            log.warning("no tracer for %s: %s", clean(mailbox.source()), clean(reason))
+
+    async def _send_all(self, mailbox: Mailbox, begun: list[Record]) -> None:
+        listening = await self._listening()
+        target = self._source.target(mailbox)
+        async with Submission(target.where, target.context, target.domain) as server:
+            await server.login(target.credentials)
+            for _ in range(self._count):
+                sent = Sent(int(self._now() * 1000), secrets.token_hex(10))
+                raw = compose(target.address, token(self._keys[0], mailbox, sent), sent.time)
+                # known before it is sent: it can be back before the server's answer
+                begun.append(self._note(Record(mailbox, sent.number, sent.at / 1000, True, listening)))
+                await server.send(target.address, raw)
+                self.sent += 1
+
+    # -- what comes back ----------------------------------------------------------------------------------------------
 
     def judge(self, found: Found) -> Found | Notice:
         """What is to be told of a mail: itself, or that it is a tracer."""
-        known = in_subject(self._key, found.mail.mailbox, found.mail.headers.subject, found.mail.observed)
+        mail = found.mail
+        known = in_mail(self._keys, mail)
         if known is None:
             return found
         text, sent = known
-        self.detected += 1
-        if self._pending.pop(sent.number, None) is not None:  # the first time, and sent by this process
-            self.latency.add((found.mail.observed - sent.time).total_seconds())
-        return notice(found.mail, text, sent)
+        record = self._log.get(sent.number) or self._note(Record(mail.mailbox, sent.number, sent.at / 1000, False))
+        if record.detected is None:
+            record.detected = mail.observed.timestamp()
+            self.detected += 1
+            if mail.origin != "sweep":  # which brings it again, at whatever time
+                self.latency.add(record.detected - record.sent)
+        return notice(mail, text, sent)
 
-    def delivered(self, mailbox: Mailbox, payload: bytes) -> float | None:
-        """A subscriber got an event on the mailbox's tracer topic: seconds since it was sent; None when it is none of ours."""
+    def heard(self, mailbox: Mailbox, payload: bytes) -> None:
+        """A subscriber got an event on a mailbox's tracer topic, where its partner may publish as well."""
+        if len(payload) > MAX_EVENT:
+            return
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            now = datetime.fromtimestamp(self._now(), UTC)
-            sent = verified(self._key, mailbox, str(json.loads(payload)["data"]["token"]), now)
-            if sent is not None:
-                seconds = self._now() - sent.at / 1000
-                self.end_to_end.add(seconds)
-                return seconds
-        return None
+            now = self._now()
+            text = str(json.loads(payload)["data"]["token"])
+            sent = verified(self._keys, mailbox, text, datetime.fromtimestamp(now, UTC))
+            record = self._log.get(sent.number) if sent else None
+            if record is not None and record.ours and record.delivered is None:
+                record.delivered = now
+                self.delivered += 1
+                self.end_to_end.add(now - record.sent)
 
-    def _look_for_missing(self) -> None:
-        """Tracers are pending in the order in which they were sent."""
-        late = self._now() - MISSING
-        while self._pending:
-            number, at = next(iter(self._pending.items()))
-            if at > late and len(self._pending) <= PENDING:
-                return
-            del self._pending[number]
-            self.missing += 1
-            log.warning("a tracer has not come within %g s", MISSING)
+    def look_for_missing(self) -> None:
+        """Count those that should have come."""
+        late = self._now() - self._patience
+        for record in self._log.values():
+            if record.awaited and record.sent <= late:
+                self._miss(record)
+
+    def last(self) -> list[Record]:
+        """What is known of the last tracers, the newest first."""
+        return list(reversed(self._log.values()))
+
+    def _until_missing(self) -> float:
+        """Seconds until the next one that has not come is missing."""
+        awaited = (record.sent for record in self._log.values() if record.awaited)
+        return max(0.0, min(awaited, default=float("inf")) + self._patience - self._now())
+
+    def _note(self, record: Record) -> Record:
+        self._log[record.number] = record
+        while len(self._log) > LOG:
+            _, oldest = self._log.popitem(last=False)
+            if oldest.awaited:
+                self._miss(oldest)
+        return record
+
+    def _miss(self, record: Record) -> None:
+        record.missing = True
+        if not self._source.takes(record.mailbox):
+            return  # it was told of as a mail, or its mailbox is gone
+        stage: Stage = "mail" if record.detected is None else "event"
+        self.missing[stage] += 1
+        what = "has not come" if stage == "mail" else "has come, and its event has reached no subscriber"
+        log.warning(
+            "tracer %s of %s %s within %g s", record.number, clean(record.mailbox.source()), what, self._patience
+        )
 
 
 class TracerSink:
-    """A sink that tells tracers from mails, for mailboxes that take tracers; all else goes through as it is."""
+    """A sink that tells tracers from mails while its mailbox takes tracers; all else goes through as it is."""
 
-    def __init__(self, sink: Sink, tracers: Tracers) -> None:
+    def __init__(self, sink: Sink, tracers: Tracers, takes: Callable[[], bool]) -> None:
         self._sink = sink
         self._tracers = tracers
+        self._takes = takes
 
     async def put(self, folder: str, events: Sequence[Found | Notice], mark: Mark) -> None:
         """See `Sink`."""
-        told = [self._tracers.judge(one) if isinstance(one, Found) else one for one in events]
-        await self._sink.put(folder, told, mark)
+        if self._takes():
+            events = [self._tracers.judge(one) if isinstance(one, Found) else one for one in events]
+        await self._sink.put(folder, events, mark)
 
     async def unknown(self, mails: Sequence[Mail]) -> list[Mail]:
         """See `Sink`."""
         return await self._sink.unknown(mails)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the server takes more than {ROUND:g} s"
+    if isinstance(error, Failure):
+        return error.message
+    return str(error) if isinstance(error, CannotLogIn) else type(error).__name__
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(datetime.fromtimestamp(seconds, UTC), milliseconds=True)

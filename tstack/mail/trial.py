@@ -21,13 +21,8 @@ _LOST: Final = {
 }
 
 
-async def login_fault(
-    where: Where, credentials: Credentials, context: ssl.SSLContext | None = None, *, hide: str = ""
-) -> str | None:
-    """Log in and open the inbox: None when that works, else what is wrong. `context` as for `ImapConnection.open`.
-
-    A server's own words are passed on, unless they hold `hide`, which is the password.
-    """
+async def login_fault(where: Where, credentials: Credentials, context: ssl.SSLContext | None = None) -> str | None:
+    """Log in and open the inbox: None when that works, else what is wrong. `context` as for `ImapConnection.open`."""
     connection = ImapConnection(lambda response: None)
     try:
         async with asyncio.timeout(SECONDS):
@@ -40,13 +35,13 @@ async def login_fault(
         login = refused.command != "EXAMINE"
         verdict = classify(refused.status, login=login)
         if verdict.trouble == "auth":
-            return f"The mail server does not accept this name and password.{_said(verdict.text, hide)}"
-        return f"The mail server does not let us in at the moment.{_said(verdict.text, hide)}"
+            return f"The mail server does not accept this name and password.{_said(refused.said)}"
+        return f"The mail server does not let us in at the moment.{_said(refused.said)}"
     except Lost as lost:
-        detail = _said(str(lost), hide) if lost.kind == "tls" else ""
+        detail = _said(str(lost)) if lost.kind == "tls" else ""
         return _LOST.get(lost.kind, "The mail server does not speak IMAP as it should.") + detail
     except CannotLogIn as error:
-        return f"There is no way to log in.{_said(str(error), hide)}"
+        return f"There is no way to log in.{_said(str(error))}"
     except TimeoutError:
         return _LOST["timeout"]
     finally:
@@ -54,6 +49,6 @@ async def login_fault(
     return None
 
 
-def _said(text: str, hide: str) -> str:
+def _said(text: str) -> str:
     shown = "".join(one if one.isprintable() else " " for one in text[:300]).strip()
-    return f" It says: {shown}" if shown and not (hide and hide in text) else ""
+    return f" It says: {shown}" if shown else ""

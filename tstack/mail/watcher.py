@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from tstack.mail.assignment import (
     owner_of,
     shares,
 )
-from tstack.mail.backoff import PARKED
+from tstack.mail.backoff import PARKED, Backoff
 from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
 from tstack.mail.event import Mailbox
@@ -46,6 +47,7 @@ from tstack.mail.folder import Mark
 from tstack.mail.gates import Gates
 from tstack.mail.mailbox import Account, Condition, Watch
 from tstack.mail.outbox import Outbox
+from tstack.mail.quirks import UNKNOWN, Quirks, quirks_of
 from tstack.mail.records import (
     CONNECTION_PREFIX,
     PARTNER_PREFIX,
@@ -56,14 +58,15 @@ from tstack.mail.records import (
     parked_since,
 )
 from tstack.mail.sink import MailSink, Terms, state_gone, user_connected, user_disconnected
+from tstack.mail.tracers import Tracers, TracerSink
 from tstack.service import spawn
 from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
 
 log = logging.getLogger("tstack.mail")
 
-STARTS = 100.0
-"""Mailboxes that begin a second: ten thousand within two minutes, and no stampede before that."""
+STARTS = 200.0
+"""Mailboxes that begin a second, as many as log in at one host (`Quirks.logins`): ten thousand within a minute, no stampede."""
 
 HAND_OVER = 60.0
 """Seconds that the broker has to take what was found of a mailbox that moves: after them it is told of twice, which is better
@@ -77,6 +80,9 @@ ORIGINAL_RAW = 1 << 20
 
 SETTLE = 0.1
 """Seconds from a change of the watchers to a new look at all mailboxes."""
+
+AFTER_DEFECT = 60.0
+"""Seconds until a mailbox that could not even be given back is begun with again."""
 
 _POLL = 0.05  # seconds between two looks whether everything of a mailbox is published
 _RETRY = 2.0  # seconds until what the store could not do is tried again
@@ -96,6 +102,8 @@ class Options:
     """For mail servers; None: the system's authorities are trusted."""
     keeper: Keeper | None = None
     """Where whole mails are kept; None: there is no place for them."""
+    unknown: Quirks = UNKNOWN
+    """How mail servers are treated of which nothing is known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,11 +114,18 @@ class Box:
     user: User
     connection: Connection | None
     basis: object = None
+    asked: bool = False
+    """Has the store been asked to make us the owner, and has not said no?"""
     token: int = 0
     task: asyncio.Task[None] | None = None
     watch: Watch | None = None
     condition: Condition = field(default_factory=lambda: Condition("connecting"))
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    renewed: bool = False
+    """Has it got credentials with which it has not been connected yet?"""
+    backoff: Backoff = field(default_factory=Backoff)
+    fault: str = ""
+    """The unforeseen error that it met last."""
     ending: bool = False
     lost: bool = False
     again: bool = False
@@ -124,7 +139,7 @@ class Watcher:
     ) -> None:
         self.options = options
         self.outbox = outbox
-        self.gates = gates or Gates()
+        self.gates = gates or Gates(lambda host: quirks_of(host, options.unknown))
         self._store = store
         self._sealer = sealer
         self._login = login
@@ -141,7 +156,7 @@ class Watcher:
             store, USER_PREFIX, lambda item: User.from_json(item.key, item.value, item.revision), self._user_changed
         )
         self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
-        self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._touched)
+        self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._owner_changed)
         self.asks = Mirror(store, ASK_PREFIX, Ask.from_item, self._asked)
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
@@ -149,7 +164,10 @@ class Watcher:
         self.skipped: Counter[str] = Counter()
         """Mails that could not be told of, by the reason."""
         self._terms: dict[str, tuple[Partner, Terms]] = {}
+        self._bares: dict[str, tuple[Connection, Connection]] = {}
         self._dirty: dict[str, None] = {}
+        self._left_by: dict[str, str] = {}
+        self._taken_over: Counter[str] = Counter()
         self._all = False
         self._shares: Mapping[str, str] | None = None
         self._news = asyncio.Event()
@@ -160,6 +178,8 @@ class Watcher:
         self.impostor: Failure | None = None
         """Why this watcher has ended by itself; None: it has not."""
         self.on_failure: Callable[[], None] = lambda: None
+        self.tracers: Tracers | None = None
+        """What tells tracers from mails; None: there are none."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -208,6 +228,12 @@ class Watcher:
         self._dirty[path] = None
         self._news.set()
 
+    def _owner_changed(self, path: str, old: Owner | None, new: Owner | None) -> None:
+        self._left_by.pop(path, None)
+        if old is not None and new is None and old.tag != self.options.peer.tag:
+            self._left_by[path] = old.tag
+        self._touched(path, old, new)
+
     def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
         if self._crowded(self.peers.values) and (old is None or new is None or self._wants(old) != self._wants(new)):
             self._all = True  # where room is scarce, one mailbox more or less may move others
@@ -227,6 +253,10 @@ class Watcher:
                 "give each its own (-data-dir), and remove mail/watcher from a copy",
             )
             self.on_failure()
+        if (old is None) != (new is None) and tag != mine.tag:
+            log.info(
+                "watcher %s %s: there are %d", clean(tag), "has come" if new else "has gone", len(self.peers.values)
+            )
         if old is None or new is None or replace(old, boot="", admin="") != replace(new, boot="", admin=""):
             self._all = True
             self._news.set()
@@ -271,6 +301,9 @@ class Watcher:
                 self._look(path)
                 if number % 200 == 0:
                     await asyncio.sleep(0)
+            for tag, count in self._taken_over.items():
+                log.info("takes over %d mailboxes of watcher %s, which has gone", count, clean(tag))
+            self._taken_over.clear()
 
     async def _share(self) -> None:
         """Work out the shares anew. While every watcher has room, each mailbox's is found when it is looked at."""
@@ -328,6 +361,8 @@ class Watcher:
         owner = self.owners.values.get(path)
         if owner is not None and owner.tag != self.options.peer.tag:
             return  # its key's end brings us back here
+        if (tag := self._left_by.pop(path, "")) and tag not in self.peers.values:
+            self._taken_over[tag] += 1
         box = Box(path, user, self._connection(user))
         box.basis = self._basis(user)
         self.boxes[path] = box
@@ -343,6 +378,7 @@ class Watcher:
             user, parked="", reason="", revision=0, changed=""
         )
         box.basis = basis
+        box.renewed = box.renewed or before.connected_at != user.connected_at
         if unparked and not user.parked and box.condition.state == "connected":
             return  # by ourselves
         box.connection = self._connection(user)
@@ -366,8 +402,18 @@ class Watcher:
         limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
         mine = (user.incarnation, user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self._connection(user)
-        theirs = None if connection is None else replace(connection, changed="", revision=0, other={})
+        theirs = None if connection is None else self._bare(connection)
         return mine, theirs, self._watchable(user), user.announced == user.connected_at
+
+    def _bare(self, connection: Connection) -> Connection:
+        """A connection without what changes nothing for its mailboxes, such as how tracers go out: one for all of them."""
+        path = f"{connection.partner}/{connection.provider}"
+        known = self._bares.get(path)
+        if known is None or known[0] is not connection:
+            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
+            bare = replace(connection, changed="", revision=0, other={}, settings=read_by)
+            known = self._bares[path] = (connection, bare)
+        return known[1]
 
     def _raw_limit(self, user: User) -> int:
         partner = self.partners.values.get(user.partner)
@@ -379,12 +425,15 @@ class Watcher:
 
     async def _tend(self, box: Box, owner: Owner | None) -> None:
         """Claim a mailbox, watch it until it is to end, and give it back."""
+        wait = 0.0
         try:
             await self._start_slowly()
-            while await self._claim(box, owner):
+            while True:
                 try:
-                    # not the watch's own marks: those may be ahead of what the outbox has
-                    await self._watch(box, await self.checkpoints.resume(box.path, box.user.incarnation))
+                    await asyncio.sleep(wait)
+                    if await self._claim(box, owner):
+                        # not the watch's own marks: those may be ahead of what the outbox has
+                        await self._watch(box, await self.checkpoints.resume(box.path, box.user.incarnation))
                     break
                 except asyncio.CancelledError:
                     box.watch = None
@@ -394,14 +443,30 @@ class Watcher:
                     box.again = False
                     while task.cancelling():
                         task.uncancel()
+                    wait = 0.0
                 except Failure as failure:
                     log.error("mailbox %s: %s", clean(box.path), clean(failure.message))
-                    await asyncio.sleep(_RETRY)
+                    wait = _RETRY
+                except Exception as error:  # noqa: BLE001 - a defect costs this mailbox time, and no other anything
+                    wait = self._unforeseen(box, error)
         except asyncio.CancelledError:
             pass  # before there was anything
         finally:
             box.ending = True
             await self._leave(box)
+
+    def _unforeseen(self, box: Box, error: Exception) -> float:
+        """An error that nobody has thought of: the seconds until the mailbox is tried again. It is logged with its traceback,
+        once for as long as it stays the same."""
+        box.watch = None
+        fault = f"{type(error).__name__}: {error}"
+        if fault != box.fault:
+            log.error("mailbox %s: an unforeseen error", clean(box.path), exc_info=error)
+        box.fault = fault
+        wait = box.backoff.failed(time.monotonic())
+        reason = f"an unforeseen error ({type(error).__name__}), which the log of the watcher tells more of"
+        self._is(box, MailSink(self.outbox, box.user.mailbox, Terms), Condition("unavailable", reason, wait))
+        return wait
 
     async def _start_slowly(self) -> None:
         async with self._turn:
@@ -410,15 +475,32 @@ class Watcher:
     async def _claim(self, box: Box, owner: Owner | None) -> bool:
         """Own the mailbox; False when somebody else does."""
         while not box.token:
+            box.asked = True
+            claim = asyncio.create_task(self.membership.claim(box.path, owner.revision if owner else 0))
             try:
-                token = await self.membership.claim(box.path, owner.item if owner else None)
+                try:
+                    token = await asyncio.shield(claim)
+                except asyncio.CancelledError:  # it is on its way: what we own without knowing it nobody would watch
+                    with contextlib.suppress(StoreError):
+                        box.token = await claim or 0
+                    raise
                 if token is None:
+                    box.asked = False
                     return False
                 box.token = token
             except StoreError as error:
                 log.info("mailbox %s waits for the store: %s", clean(box.path), error.message)
                 await asyncio.sleep(_RETRY)
         return True
+
+    async def _make_sure(self, box: Box) -> None:
+        """Learn whether we own a mailbox after all, when the answer to our claim was lost."""
+        while box.asked and not box.token and not box.lost and self.membership.held:
+            try:
+                box.token = await self.membership.owned(box.path)
+                return
+            except StoreError:
+                await asyncio.sleep(_RETRY)
 
     async def _watch(self, box: Box, marks: dict[str, Mark]) -> None:
         """Until cancelled, or until there is nothing to do."""
@@ -446,9 +528,10 @@ class Watcher:
             on_condition(Condition("unavailable", failure.message, None))
             await asyncio.get_running_loop().create_future()  # until somebody has changed what is wrong
             return
-        account = replace(account, raw_limit=self._raw_limit(user))
+        account = replace(account, raw_limit=self._raw_limit(user), renewed=box.renewed, parked=bool(user.parked))
         gate = self.gates[account.where.host]
-        box.watch = Watch(account, marks, sink, gate, self.options.context, on_condition)
+        told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
+        box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None and not ask.gone:
             self._ask(box.watch, ask)
         await box.watch.run()
@@ -457,9 +540,12 @@ class Watcher:
         """A mailbox is in another condition: tell its partner, and remember what must outlive us."""
         box.condition, box.since = condition, datetime.now(UTC)
         self.events[condition.state] += 1
+        if condition.state == "connected":
+            box.renewed = False
+            box.backoff.connected(time.monotonic())
         sink.condition(condition)
         user = box.user
-        if condition.state == "parked" and not user.parked:
+        if condition.state == "parked" and not parked_for(user):  # when it was before, its day begins anew
             self._chore(admin.park_user(self._store, user.mailbox, condition.reason, held=False), "park")
         elif condition.state == "connected" and user.parked and not user.held:
             self._chore(admin.unpark_user(self._store, user.mailbox), "unpark")
@@ -484,6 +570,7 @@ class Watcher:
     async def _leave(self, box: Box) -> None:
         """The mailbox is watched no more: give it back, once everything that was found is published."""
         try:
+            await self._make_sure(box)
             if box.token and not box.lost:
                 await self._give_back(box)
         except (Failure, TimeoutError) as error:
@@ -492,7 +579,10 @@ class Watcher:
     def _left(self, box: Box) -> None:
         self.checkpoints.release(box.path)
         self.boxes.pop(box.path, None)
-        self._touched(box.path, None, None)
+        if box.task is not None and not box.task.cancelled() and box.task.exception() is not None:
+            asyncio.get_running_loop().call_later(AFTER_DEFECT, self._touched, box.path, None, None)
+        else:
+            self._touched(box.path, None, None)
 
     async def _give_back(self, box: Box) -> None:
         user = self.users.values.get(box.path)

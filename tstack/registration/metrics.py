@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from tstack.registration.errors import LIMIT
 from tstack.registration.fleet import Fleet, is_device, state
 from tstack.registration.lockout import Lockout
 from tstack.registration.query import Query
+from tstack.web.exposition import CONTENT_TYPE, Page
 
 SLICE: Final = 2000
 """Devices that are counted before others have a turn."""
@@ -65,8 +66,8 @@ class Metrics:
     async def _answer(self, request: web.Request, caller: Caller) -> web.Response:
         Query(request, ())
         states, ends = await self._devices()
-        text = "".join(self._lines(states, ends))
-        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        text = str(self._page(states, ends))
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def ending(self) -> Mapping[str, int]:
         """How many devices have certificates that have ended, or end soon, by the names of `SOON`."""
@@ -86,33 +87,21 @@ class Metrics:
                 ends.update(name for name, seconds in SOON.items() if end <= now + seconds)
         return states, ends
 
-    def _lines(self, states: Mapping[str, int], ends: Mapping[str, int]) -> Iterator[str]:
+    def _page(self, states: Mapping[str, int], ends: Mapping[str, int]) -> Page:
         connections = self._connections()
-        yield from _family("devices", "gauge", "Devices by state.", "state", states)
+        page = Page("treg_")
+        page.add_by("state", "devices", "gauge", "Devices by state.", states)
         told = {name: ends.get(name, 0) for name in SOON}
-        yield from _family(
-            "device_certificates_ending", "gauge", "Devices whose last certificate ends.", "within", told
-        )
-        answers = {str(status): count for status, count in sorted(self.answers.items())}
-        yield from _family("answers_total", "counter", "Answers by status.", "status", answers)
+        page.add_by("within", "device_certificates_ending", "gauge", "Devices whose last certificate ends.", told)
+        answers = {str(status): count for status, count in self.answers.items()}
+        page.add_by("status", "answers_total", "counter", "Answers by status.", answers)
         lockouts = {"key": self._keys.refused, "token": self._access.lockout.refused}
-        yield from _family("lockouts_total", "counter", "Had to wait after wrong secrets.", "secret", lockouts)
-        yield from _family(
-            "audit_omitted_total", "counter", "Refusals not recorded: too many.", "", {"": self._audit.omitted}
-        )
-        yield from _family("audit_lost_total", "counter", "Audit entries not written.", "", {"": self._audit.lost})
+        page.add_by("secret", "lockouts_total", "counter", "Had to wait after wrong secrets.", lockouts)
+        page.add("audit_omitted_total", "counter", "Refusals not recorded: too many.", self._audit.omitted)
+        page.add("audit_lost_total", "counter", "Audit entries not written.", self._audit.lost)
         limited = {**self.limited, "connections": connections.refused, "connection_seconds": connections.overdue}
-        yield from _family(
-            "limited_total", "counter", "Refused because a limit was reached.", "limit", dict(sorted(limited.items()))
-        )
-        yield from _family("connections", "gauge", "Open connections.", "", {"": connections.open})
-        yield from _family("turned_away", "gauge", "Being told to come again.", "", {"": connections.turned_away})
-        live = int(self._directory.stale_since is None)
-        yield from _family("store_connected", "gauge", "1 while the store answers.", "", {"": live})
-
-
-def _family(name: str, kind: str, help_: str, label: str, values: Mapping[str, int]) -> Iterator[str]:
-    full = f"treg_{name}"
-    yield f"# HELP {full} {help_}\n# TYPE {full} {kind}\n"
-    for value, number in values.items():
-        yield f'{full}{{{label}="{value}"}} {number}\n' if label else f"{full} {number}\n"
+        page.add_by("limit", "limited_total", "counter", "Refused because a limit was reached.", limited)
+        page.add("connections", "gauge", "Open connections.", connections.open)
+        page.add("turned_away", "gauge", "Being told to come again.", connections.turned_away)
+        page.add("store_connected", "gauge", "1 while the store answers.", int(self._directory.stale_since is None))
+        return page

@@ -13,11 +13,11 @@ from aiohttp import web
 
 from tstack import __version__
 from tstack.identity.audit import EVENTS
-from tstack.registration import docs_page
 from tstack.registration.fleet import STATES
 from tstack.registration.openapi_certificates import certificates
 from tstack.registration.openapi_parts import Json, answer, body, content, operation, path, problems, query
 from tstack.registration.openapi_schemas import SCHEMAS
+from tstack.web import docs_page
 
 ADMIN: Final = (400, 401, 403, 429, 503)
 """What any request to the admin API can be refused with."""

@@ -49,7 +49,7 @@ class Mirror(Generic[T]):
         self._decode = decode
         self._on_change = on_change
         self._values: dict[str, T] = {}
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, int] = {}
         self._complaints = RateLimited(log)
         self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
@@ -145,7 +145,7 @@ class Mirror(Generic[T]):
 
     def _put(self, item: Item) -> None:
         # a store that was wiped or restored may use a revision again, so that it alone does not say "the same"
-        mark = (item.revision, hash(item.value))
+        mark = hash((item.revision, item.value))
         if self._known.get(item.key) == mark:
             return
         self._known[item.key] = mark

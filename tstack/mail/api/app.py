@@ -9,6 +9,7 @@ from aiohttp import web
 
 from tstack.mail.api import docs, pages, problems
 from tstack.mail.api.connections import Connections
+from tstack.mail.api.letters import DeadLetters
 from tstack.mail.api.links import LinkPages
 from tstack.mail.api.partner import Partners
 from tstack.mail.api.requests import MAX_BODY
@@ -69,6 +70,7 @@ def _add_api(app: web.Application, service: Service) -> None:
         return handle
 
     partner, connections, users = Partners(service), Connections(service), Users(service)
+    letters, letter = DeadLetters(service), "/api/v1/dead-letters/{id}"
     one, many = "/api/v1/connections/{code}", "/api/v1/connections"
     everyone, user = one + "/users", one + "/users/{tag}"
     routes: tuple[tuple[str, str, Handler], ...] = (
@@ -90,6 +92,13 @@ def _add_api(app: web.Application, service: Service) -> None:
         ("POST", user + "/park", users.park),
         ("POST", user + "/unpark", users.unpark),
         ("POST", user + "/replay", users.replay),
+        ("GET", "/api/v1/dead-letters", letters.list),
+        ("GET", letter, letters.show),
+        ("GET", letter + "/payload", letters.payload),
+        ("POST", letter + "/retry", letters.retry),
+        ("DELETE", letter, letters.discard),
+        ("POST", "/api/v1/replay", letters.replay),
+        ("GET", "/api/v1/replay", letters.replaying),
     )
     for method, path, handler in routes:
         app.router.add_route(method, path, known(handler))

@@ -11,14 +11,15 @@ from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.api import requests
 from tstack.mail.api.problems import Problem
-from tstack.mail.api.requests import HIDDEN, TEXT, Field
+from tstack.mail.api.requests import FLAG, HIDDEN, TEXT, Field
 from tstack.mail.api.service import Service, connection_in
-from tstack.mail.providers import PROVIDERS, SETTINGS, check_settings, where
+from tstack.mail.providers import PROVIDERS, SETTINGS, SMTP, check_settings, has_smtp, smtp, where
 from tstack.mail.records import KINDS, Connection, Kind, Partner, check_connection
 
 _PLACE: Final = {"imap_host": TEXT, "imap_port": Field(int), "imap_tls": TEXT}
 _FIELDS: Final = {
-    "imap_provider_code": TEXT, "kind": TEXT, **_PLACE, **dict.fromkeys(SETTINGS, TEXT), "oauth2_client_secret": TEXT,
+    "imap_provider_code": TEXT, "kind": TEXT, **_PLACE, **dict.fromkeys((*SMTP, *SETTINGS), TEXT),
+    "smtp_port": Field(int), "smtp_enable_starttls_auto": FLAG, "oauth2_client_secret": TEXT,
 }  # fmt: skip
 _SHOWN: Final = ("users_count", "title", "created_at", "updated_at")
 """Fields that are only read; to write them changes nothing."""
@@ -99,7 +100,8 @@ class Connections:
 
     def _changed(self, connection: Connection, body: dict[str, Any]) -> Connection:
         """The connection with the fields of a body. Raises `Failure` for what cannot work."""
-        settings = {name: body[name] if name in body else connection.settings.get(name, "") for name in SETTINGS}
+        known = connection.settings
+        settings = {name: _text(body[name]) if name in body else known.get(name, "") for name in (*SMTP, *SETTINGS)}
         new = replace(
             connection,
             host=body.get("imap_host", connection.host),
@@ -155,7 +157,14 @@ def _kind(code: str, said: str) -> Kind:
 def _goes_to(connection: Connection) -> tuple[object, ...]:
     """Where credentials go to."""
     urls = (connection.settings.get(f"oauth2_{name}_url", "") for name in ("authorize", "token", "revoke", "userinfo"))
-    return (where(connection), *urls)
+    return (where(connection), smtp(connection) if has_smtp(connection) else None, *urls)
+
+
+def _text(value: object) -> str:
+    """A setting as it is kept: text, and blank where it is as it is by itself."""
+    if isinstance(value, bool):
+        return "" if value else "false"
+    return str(value or "")
 
 
 def _shown(connection: Connection, users: int) -> dict[str, object]:
@@ -170,6 +179,13 @@ def _shown(connection: Connection, users: int) -> dict[str, object]:
         "imap_tls": place.tls,
         "created_at": connection.created,
         "updated_at": connection.changed,
+    }
+    settings = connection.settings
+    shown |= {
+        "smtp_host": smtp(connection).host if has_smtp(connection) else "",
+        "smtp_port": int(settings.get("smtp_port") or 0),
+        "smtp_enable_starttls_auto": settings.get("smtp_enable_starttls_auto") != "false",
+        "smtp_domain": settings.get("smtp_domain", ""),
     }
     if connection.kind != "PLAIN":
         shown |= {name: connection.settings.get(name, "") for name in SETTINGS}

@@ -182,7 +182,7 @@ class LinkPages:
             return f"Too many tries: {problem.hint}, please."
         async with self._service.trials:
             credentials = Password(login, password)
-            return await login_fault(where(connection), credentials, self._service.tls, hide=password)
+            return await login_fault(where(connection), credentials, self._service.tls)
 
     async def _tokens(self, flow: Flow, connection: Connection, code: str) -> tuple[Tokens, str]:
         """What the code is good for, and whose address it is. Raises `OAuthError`, `Failure`, `SealBroken`."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tstack import __version__
 from tstack.mail.api.problems import PROBLEM
 from tstack.mail.api.requests import HIDDEN, MAX_PAGE
-from tstack.mail.providers import SETTINGS
+from tstack.mail.providers import SETTINGS, SMTP
 from tstack.mail.records import FORMATS, KINDS, MAX_RAW, TLS
 
 Json = dict[str, Any]
@@ -27,6 +27,9 @@ _STATUS: Final = {
 }
 _ANY: Final = (400, 401, 404, 429, 503)
 _BODY: Final = (408, 413, 415)
+
+BYTES: Final = "application/octet-stream"
+"""An answer that is no JSON."""
 
 _SECRET: Final = f"Written, never shown: it reads as `{HIDDEN}`, and to write that changes nothing."
 
@@ -64,13 +67,24 @@ _PLACE: Final[Json] = {
     "imap_port": _number("Its port; 0: 993 with implicit TLS, else 143.", 65535),
     "imap_tls": _text("How it is encrypted; `none` is for the machine itself only.", enum=list(TLS)),
 }
+_SMTP: Final[Json] = {
+    "smtp_host": _text(SMTP["smtp_host"], maxLength=1000), "smtp_port": _number(SMTP["smtp_port"], 65535),
+    "smtp_enable_starttls_auto": _flag(SMTP["smtp_enable_starttls_auto"]),
+    "smtp_domain": _text(SMTP["smtp_domain"], maxLength=255),
+}  # fmt: skip
 _OAUTH: Final[Json] = {name: _text(text, maxLength=1000) for name, text in SETTINGS.items()}
 _TIMES: Final[Json] = {"created_at": _text("When it was made."), "updated_at": _text("When it was changed last.")}
 _CODE: Final = _text("The provider: one that is known, or a code of your own.", pattern="^[A-Za-z0-9_-]{1,64}$")
 _KIND: Final = _text("How one logs in there.", enum=list(KINDS))
 
+_NOT_ASKED: Final[Json] = {
+    "type": "array", "items": {"type": "string"},
+    "description": "Watchers that could not be asked: what they have is missing here. Try again later.",
+}  # fmt: skip
+
 _NEW_CONNECTION: Final[Json] = {
-    "imap_provider_code": _CODE, "kind": _KIND, **_PLACE, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET, maxLength=1000),
+    "imap_provider_code": _CODE, "kind": _KIND, **_PLACE, **_SMTP, **_OAUTH,
+    "oauth2_client_secret": _maybe(_SECRET, maxLength=1000),
 }  # fmt: skip
 
 _USER_SETTINGS: Final[Json] = {
@@ -130,9 +144,10 @@ _SCHEMAS: Final[Json] = {
         "A mail provider as one partner uses it.",
         {
             "imap_provider_code": _CODE, "users_count": _number("Users, archived ones too.", 2**53), "kind": _KIND,
-            "title": _text("The kind in words."), **_PLACE, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET), **_TIMES,
+            "title": _text("The kind in words."), **_PLACE, **_SMTP, **_OAUTH, "oauth2_client_secret": _maybe(_SECRET),
+            **_TIMES,
         },
-        ("imap_provider_code", "users_count", "kind", "title", *_PLACE, *_TIMES),
+        ("imap_provider_code", "users_count", "kind", "title", *_PLACE, *_SMTP, *_TIMES),
     ),
     "UserEntry": _record(
         "A user, in short.",
@@ -173,6 +188,47 @@ _SCHEMAS: Final[Json] = {
             "next_try_seconds": {"type": ["number", "null"], "description": "Seconds until the next try; null: none is due."},
         },
     ),
+    "DeadLetter": _record(
+        "What could not be delivered, and waits for somebody to look at it.",
+        {
+            "id": _text("Its name."), "way": _text("How it was to be delivered.", enum=["mqtt", "webhook"]),
+            "imap_provider_code": _CODE, "tag": _TAG, "topic": _text("Where to: the topic, or the webhook's kind."),
+            "source": _text("The event's source."), "event_id": _text("The event's id, unique with its source."),
+            "size": _number("Bytes.", 2**53), "attempts": _number("How often it was tried.", 2**31),
+            "created_at": _text("When it was found."), "dead_since": _text("When it was given up."),
+            "reason": _text("Why."),
+        },
+    ),
+    "DeadLetters": _record(
+        "A page of them.",
+        {"dead_letters": {"type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"},
+                          "description": "In the order of their ids."},
+         "not_asked": _NOT_ASKED},
+    ),
+    "Again": _record(
+        "From where on: a time, or an event by `source` and `event_id`; with none of them from the first that is kept.",
+        {
+            "since": _text("A day or a time.", maxLength=40), "source": _text("The source of the last event that came."),
+            "event_id": _text("Its id."),
+        },
+        (),
+    ),
+    "ReplayState": _record(
+        "How far one watcher is.",
+        {
+            "watcher": _text("Which one."), "state": _text("Is it done?", enum=["running", "done", "failed", "replaced"]),
+            "events": _number("Events that are published again, or wait for it.", 2**53),
+            "of": _number("How many they will be.", 2**53), "reason": _text("Why it failed."),
+        },
+    ),
+    "Replays": _record(
+        "How far the partner's last replay is.",
+        {
+            "replays": {"type": "array", "items": {"$ref": "#/components/schemas/ReplayState"},
+                        "description": "By watcher; none: there was no replay since it began."},
+            "not_asked": _NOT_ASKED,
+        },
+    ),
     "Empty": _record("Nothing.", {}, ()),
 }  # fmt: skip
 
@@ -184,6 +240,7 @@ _EXAMPLES: Final[Mapping[str, Json]] = {
     "PartnerChange": {"success_url": "https://app.example.com/done", "redirect_hosts": ["app.example.com"]},
     "Parking": {"reason": "the owner is away"},
     "Since": {"since": "2026-11-01"},
+    "Again": {"since": "2026-11-01T08:00:00Z"},
     "Empty": {},
 }
 
@@ -195,6 +252,10 @@ _PARAMETERS: Final[Json] = {
     "tag": {
         "name": "tag", "in": "path", "required": True, "description": "The user's tag, escaped.", "example": "alice",
         "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+    },
+    "id": {
+        "name": "id", "in": "path", "required": True, "description": "The dead letter's id.",
+        "example": "00000000000000000000.mqtt.17", "schema": {"type": "string", "minLength": 1, "maxLength": 100},
     },
 }  # fmt: skip
 _PAGE: Final = (
@@ -209,6 +270,7 @@ _PAGE: Final = (
 )  # fmt: skip
 
 _ONE, _USER = "/api/v1/connections/{code}", "/api/v1/connections/{code}/users/{tag}"
+_DEAD, _LETTER, _REPLAY = "/api/v1/dead-letters", "/api/v1/dead-letters/{id}", "/api/v1/replay"
 
 _OPERATIONS: Final[Sequence[tuple[str, str, str, str, str, int, str, str]]] = (
     # method, path, operation, tag, summary, status, answer, body
@@ -266,6 +328,13 @@ _OPERATIONS: Final[Sequence[tuple[str, str, str, str, str, int, str, str]]] = (
         "Replay",
         "Since",
     ),
+    ("get", _DEAD, "listDeadLetters", "events", "List what could not be delivered", 200, "DeadLetters", ""),
+    ("get", _LETTER, "showDeadLetter", "events", "Show a dead letter", 200, "DeadLetter", ""),
+    ("get", f"{_LETTER}/payload", "downloadDeadLetter", "events", "Download what was not delivered", 200, BYTES, ""),
+    ("post", f"{_LETTER}/retry", "retryDeadLetter", "events", "Try to deliver it again", 204, "", ""),
+    ("delete", _LETTER, "discardDeadLetter", "events", "Discard it for good", 204, "", ""),
+    ("post", _REPLAY, "replayEvents", "events", "Have events that are kept published again", 202, "Replays", "Again"),
+    ("get", _REPLAY, "showReplay", "events", "Show how far the last replay is", 200, "Replays", ""),
 )
 
 
@@ -287,6 +356,7 @@ def document() -> Json:
             {"name": "partner", "description": "Who asks: settings and API keys."},
             {"name": "connections", "description": "Mail providers, each with its settings."},
             {"name": "users", "description": "Mailboxes, under tags of the partner's choice."},
+            {"name": "events", "description": "What was not delivered, and what is to be published again."},
         ],
         "security": [{"api_key": []}],
         "paths": paths,
@@ -309,15 +379,17 @@ def _ref(name: str) -> Json:
 
 
 def _operation(path: str, name: str, tag: str, summary: str, status: int, answer: str, body: str) -> Json:
-    listed = answer.startswith("[")
+    listed = answer.startswith("[") or answer == "DeadLetters"
     granted: Json = {"description": "Done." if not answer else "As it is now."}
-    if answer:
+    if answer == BYTES:
+        granted["content"] = {BYTES: {"schema": {}}}
+    elif answer:
         granted["content"] = {"application/json": {"schema": _ref(answer)}}
     statuses = (*_ANY, *((409,) if body or name.startswith("retire") else ()), *(_BODY if body else ()))
     found: Json = {
         "operationId": name, "tags": [tag], "summary": summary, "description": "",
         "parameters": [
-            *(_PARAMETERS[one] for one in ("code", "tag") if f"{{{one}}}" in path),
+            *(_PARAMETERS[one] for one in _PARAMETERS if f"{{{one}}}" in path),
             *(_PAGE if listed else ()),
         ],
         "responses": {

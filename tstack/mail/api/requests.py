@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -90,6 +91,17 @@ def next_page(request: web.Request, after: str | None, limit: int) -> dict[str, 
     if after is None:
         return {}
     return {"Link": f'<{request.rel_url.raw_path}?{urlencode({"limit": limit, "after": after})}>; rel="next"'}
+
+
+def moment(text: str) -> datetime | None:
+    """A day or a time; None for nothing. Raises `Problem`."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise bad("since is no time", "write it as in 2026-11-21 or 2026-11-21T08:00:00Z") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 async def form(request: web.Request) -> dict[str, str]:

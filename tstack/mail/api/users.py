@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -137,7 +136,7 @@ class Users:
         requests.query(request, ())
         _, user = await self._found(request, partner)
         body = await requests.read(request, {"since": TEXT})
-        since = _moment(body.get("since", ""))
+        since = requests.moment(body.get("since", ""))
         if not await self._service.control.replay(user.mailbox, since):
             raise Problem(409, "nobody watches this mailbox at the moment", "see its state")
         return web.json_response({"tag": user.tag, "since": rfc3339(since) if since else None}, status=202)
@@ -206,14 +205,3 @@ class Users:
 
 def _fields(connection: Connection) -> dict[str, Field]:
     return _OAUTH if is_oauth(connection) else _PLAIN
-
-
-def _moment(text: str) -> datetime | None:
-    """A day or a time; None for nothing. Raises `Problem`."""
-    if not text:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise bad("since is no time", "write it as in 2026-11-21 or 2026-11-21T08:00:00Z") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

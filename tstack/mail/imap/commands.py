@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _ATOM = re.compile(r"[A-Za-z0-9!#$&'+,\-./:;<=>?@^_`|~]+")  # RFC 3501 9, ATOM-CHAR, and a little less
 _QUOTABLE = re.compile(r"[\x01-\x09\x0b\x0c\x0e-\x7f]*")
@@ -26,6 +26,8 @@ class Command:
     """Does the last piece wait for a continuation too, as IDLE's DONE does, until somebody says so?"""
     sasl: bool = False
     """Are pieces after the first answers to challenges? A challenge too many, which is how XOAUTH2 refuses, gets a blank."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """The password or token in it, which a server may repeat."""
 
 
 def simple(name: str) -> Command:
@@ -35,20 +37,20 @@ def simple(name: str) -> Command:
 
 def login(user: str, password: str) -> Command:
     """LOGIN (RFC 3501 6.2.3). Raises `ValueError` for a NUL."""
-    return _with_strings("LOGIN", (user, password))
+    return replace(_with_strings("LOGIN", (user, password)), secrets=(password,))
 
 
 def authenticate_plain(user: str, password: str, initial: bool) -> Command:
     """AUTHENTICATE PLAIN (RFC 4616), which unlike LOGIN takes any UTF-8. `initial`: the server has SASL-IR (RFC 4959)."""
     if "\0" in user or "\0" in password:
         raise ValueError("a NUL cannot be part of a user name or a password")
-    return _authenticate("PLAIN", b"\0" + user.encode() + b"\0" + password.encode(), initial)
+    return _authenticate("PLAIN", b"\0" + user.encode() + b"\0" + password.encode(), initial, password)
 
 
 def authenticate_xoauth2(user: str, token: str, initial: bool) -> Command:
     """AUTHENTICATE XOAUTH2, as Google and Microsoft define it."""
     _check_oauth(user, token)
-    return _authenticate("XOAUTH2", f"user={user}\x01auth=Bearer {token}\x01\x01".encode(), initial)
+    return _authenticate("XOAUTH2", f"user={user}\x01auth=Bearer {token}\x01\x01".encode(), initial, token)
 
 
 def authenticate_oauthbearer(user: str, token: str, host: str, port: int, initial: bool) -> Command:
@@ -56,8 +58,9 @@ def authenticate_oauthbearer(user: str, token: str, host: str, port: int, initia
     _check_oauth(user, token)
     name = user.replace("=", "=3D").replace(",", "=2C")  # RFC 5801 4: saslname
     return _authenticate(
-        "OAUTHBEARER", f"n,a={name},\x01host={host}\x01port={port}\x01auth=Bearer {token}\x01\x01".encode(), initial
-    )
+        "OAUTHBEARER", f"n,a={name},\x01host={host}\x01port={port}\x01auth=Bearer {token}\x01\x01".encode(), initial,
+        token,
+    )  # fmt: skip
 
 
 def examine(folder: bytes, condstore: bool = False) -> Command:
@@ -165,11 +168,11 @@ def _with_strings(name: str, strings: Sequence[str]) -> Command:
     return Command(name, tuple(map(bytes, pieces)))
 
 
-def _authenticate(mechanism: str, response: bytes, initial: bool) -> Command:
+def _authenticate(mechanism: str, response: bytes, initial: bool, secret: str) -> Command:
     coded = base64.b64encode(response)
     line = f"AUTHENTICATE {mechanism}".encode("ascii")
     pieces = (line + b" " + coded + b"\r\n",) if initial else (line + b"\r\n", coded + b"\r\n")
-    return Command(f"AUTHENTICATE {mechanism}", pieces, sasl=True)
+    return Command(f"AUTHENTICATE {mechanism}", pieces, sasl=True, secrets=(secret,))
 
 
 def _check_oauth(user: str, token: str) -> None:

@@ -7,6 +7,7 @@ such line must not cost the mailbox.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,6 +121,9 @@ Response = (
     Continuation | Status | Capability | Exists | Expunge | Vanished | Fetch | Folder | FolderStatus | Search | Other
 )
 
+SHARED = 4096
+"""Bytes of capabilities up to which all connections to servers with the same ones hold them together, some two kilobytes."""
+
 SHOWN = 200
 """Bytes of a line that makes no sense which are kept, for the log."""
 
@@ -202,7 +206,15 @@ def _capability(values: list[Value]) -> Response:
 
 def capability_names(values: list[Value]) -> frozenset[str]:
     """The names in a CAPABILITY response or code, in upper case."""
-    return frozenset(value.decode("ascii", "replace").upper() for value in values if isinstance(value, bytes))
+    names = tuple(value for value in values if isinstance(value, bytes))
+    return _shared_names(names) if sum(map(len, names)) <= SHARED else _names(names)
+
+
+def _names(names: tuple[bytes, ...]) -> frozenset[str]:
+    return frozenset(name.decode("ascii", "replace").upper() for name in names)
+
+
+_shared_names = functools.lru_cache(100)(_names)
 
 
 def _vanished(values: list[Value]) -> Response:

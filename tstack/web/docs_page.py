@@ -85,7 +85,8 @@ def _operations(document: Json, tag: str) -> Iterator[tuple[str, str, Json]]:
 def _security(document: Json) -> Iterator[str]:
     yield "<h2>Who is asking</h2><table><tr><th>Name</th><th>How</th></tr>"
     for name, scheme in document["components"]["securitySchemes"].items():
-        how = f"<code>Authorization: {escape(scheme['scheme'].capitalize())} ...</code> {_prose(scheme['description'])}"
+        header = f"Authorization: {scheme['scheme'].capitalize()}" if "scheme" in scheme else f"{scheme['name']}:"
+        how = f"<code>{escape(header)} ...</code> {_prose(scheme['description'])}"
         yield f"<tr><td><code>{escape(name)}</code></td><td>{how}</td></tr>"
     yield "</table>"
 
@@ -143,13 +144,16 @@ def _kind(schema: Json) -> str:
     if "enum" in schema:
         return "One of " + ", ".join(f"<code>{escape(str(one))}</code>" for one in schema["enum"]) + "."
     if "maximum" in schema:
-        return f"{schema['minimum']} to {schema['maximum']}, {schema['default']} when absent."
+        absent = f", {schema['default']} when absent" if "default" in schema else ""
+        return f"{schema['minimum']} to {schema['maximum']}{absent}."
     if schema.get("type") == "array" and "$ref" in schema["items"]:
         return _linked(schema["items"])
     return ""
 
 
 def _linked(schema: Json) -> str:
+    if "items" in schema:
+        return f"list of {_linked(schema['items'])}"
     name = schema.get("$ref", "").rpartition("/")[2]
     return f'<a href="#schema-{escape(name)}"><code>{escape(name)}</code></a>' if name else ""
 

@@ -1,0 +1,1 @@
+"""What every service of ours that speaks HTTP has in common."""
