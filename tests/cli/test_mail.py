@@ -120,6 +120,11 @@ def figures_hold(url: str) -> None:
     assert found["tstack_mail_mailboxes", "connected"] == 1
     assert found["tstack_mail_published_total",] >= 3  # "connecting" may have been overtaken by "connected"
     assert found["tstack_mail_waiting",] == 0
+    assert found["imap_client_total_emails_processed",] == 1, "of mails alone"
+    assert found["work_queue_latency_count",] >= 3
+    assert 0 < found["work_queue_latency_sum",] < 60 * found["work_queue_latency_count",]
+    assert found["imap_client_thread_count",] >= 2
+    assert found["app_call_new_mail_webhook_count",] == found["tstack_mail_limit_hits_total", "users"] == 0
     with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
         assert json.load(answer) == {"status": "ready"}
 
@@ -136,6 +141,58 @@ def park(here: Place, events: Running) -> None:
     assert (failed.code, "wrong" not in failed.out + failed.err) == (1, True)
     here.does("user", "password", "acme/WORK/bob", "-password=-", stdin="secret\n")
     wait_until(lambda: '"state": "connected"' in here.does("mailboxes", "--json"), "it is connected again")
+
+
+def test_what_was_set_can_be_changed(here: Place) -> None:
+    here.does("partner", "add", "acme", "-successurl=https://app.example.com/done", f"-data-dir={here.folder}")
+    flag = f"-data-dir={here.folder}"
+    changed = here.says(
+        "partner",
+        "set",
+        "acme",
+        "-newmailwebhook=https://app.example.com/mail",
+        "-redirecthosts",
+        "APP.example.com",
+        flag,
+    )
+    assert (changed["NewMailWebhook"], changed["RedirectHosts"]) == (
+        "https://app.example.com/mail",
+        ["app.example.com"],
+    )
+    assert changed["SuccessUrl"] == "https://app.example.com/done", "what is not given stays"
+    assert here.says("partner", "set", "acme", "-newmailwebhook=", "-redirecthosts", flag)["NewMailWebhook"] == ""
+    here.does("connection", "add", "acme/WORK", "-host=imap.example.org", flag)
+    moved = here.says("connection", "set", "acme/WORK", "-host=imap2.example.org", "-tls=starttls", flag)
+    assert (moved["Host"], moved["Tls"], moved["Port"]) == ("imap2.example.org", "starttls", 0)
+    here.does(
+        "user",
+        "add",
+        "acme/WORK/bob",
+        "-login=wrong",
+        "-folders",
+        "INBOX",
+        "Alerts",
+        "-password=-",
+        flag,
+        stdin="secret\n",
+    )
+    here.does("park", "acme/WORK/bob", flag)
+    here.does("unpark", "acme/WORK/bob", flag)
+    user = here.says("user", "set", "acme/WORK/bob", "-login=right", "-keep=1000", flag)
+    assert (user["Login"], user["KeepLimit"], user["Folders"]) == ("right", 1000, ["INBOX", "Alerts"])
+    assert here.says("user", "set", "acme/WORK/bob", "-folders", flag)["Folders"] == []
+    for args, code, words in (
+        (("partner", "set", "acme", "-newmailwebhook=garbage"), 1, "new_mail_webhook is no https URL"),
+        (("partner", "set", "acme"), 2, "nothing is to be set"),
+        (("connection", "set", "acme/WORK", "-tls=none"), 1, "-tls"),
+        (("connection", "set", "acme/WORK", "oauth2_scope=x"), 1, "has no oauth2_scope"),
+        (("connection", "set", "acme/WORK"), 2, "nothing is to be set"),
+        (("user", "set", "acme/WORK/bob"), 2, "nothing is to be set"),
+        (("user", "set", "acme/WORK/bob", "-keep=-1"), 1, "fetched whole"),
+        (("user", "set", "acme/WORK/eve", "-login=eve"), 1, "no user eve"),
+    ):  # fmt: skip
+        done = here.tmail(*args, flag)
+        assert (done.code, words in done.err) == (code, True), done.err
 
 
 def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
@@ -197,6 +254,9 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
     [
         (("partner",), 2, "ACTION"),
         (("partner", "add", "a/b"), 1, "user name"),
+        (("partner", "add", "acme", "-newmailwebhook=garbage"), 1, "new_mail_webhook is no https URL"),
+        (("partner", "add", "acme", "-redirecthosts", "a b"), 1, "no host"),
+        (("connection", "add", "acme/Smtp", "-host=mail.example.org"), 1, "kept for mail that comes in"),
         (("connection", "add", "acme"), 2, "PARTNER/CODE"),
         (("connection", "add", "acme/WORK"), 2, "-host is missing"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org", "-tls=none"), 1, "without TLS"),

@@ -32,10 +32,11 @@ async def nothing_comes(client: Client, marker: str) -> None:
     message.ack()
 
 
+@pytest.mark.parametrize("mqtt5", [False, True])
 @pytest.mark.parametrize("qos", [0, 1, 2])
-async def test_a_message_comes_as_it_was_published(broker: Mosquitto, qos: int) -> None:
+async def test_a_message_comes_as_it_was_published(broker: Mosquitto, qos: int, mqtt5: bool) -> None:
     payload = bytes(range(256)) * 600
-    async with Client(Options(broker.url)) as client:
+    async with Client(Options(broker.url, mqtt5=mqtt5)) as client:
         assert await client.subscribe("ABC-123/#") == 1
         await client.publish("ABC-123/ü/x y", payload, qos=qos)
         (message,) = await take(client, 1)

@@ -17,7 +17,7 @@ from tests.processes import PATIENCE
 from tstack.errors import Failure
 from tstack.mail import admin
 from tstack.mail.api.server import Limits, Server
-from tstack.mail.api.service import Rate, Rates
+from tstack.mail.api.service import Bounds, Rate, Rates
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
 from tstack.mail.records import Partner
@@ -80,6 +80,11 @@ async def test_connections_as_the_original_s_clients_know_them(api: Desk) -> Non
     listed = await api.ask("GET", CONNECTIONS)
     assert listed.json == [{"imap_provider_code": "PLAIN", "users_count": 1, "kind": "PLAIN"}]
     assert (await api.connection(**PLAIN)).status == 409
+    for code in ("SMTP", "lmtp"):
+        kept = await api.connection(**PLAIN | {"imap_provider_code": code, "kind": "PLAIN"})
+        assert (kept.status, "kept for mail that comes in" in kept.json["detail"]) == (400, True)
+    nowhere = await api.connection(imap_provider_code="WORK", kind="PLAIN")
+    assert (nowhere.status, nowhere.json["detail"]) == (400, "imap_host is missing")
     unknown = await api.connection(imap_provider_code="HOTMAIL")
     assert (unknown.status, unknown.json["detail"]) == (404, "Imap Provider not found for 'HOTMAIL'.")
     missing = await api.ask("GET", f"{CONNECTIONS}/GMAIL_OAUTH2")
@@ -87,6 +92,32 @@ async def test_connections_as_the_original_s_clients_know_them(api: Desk) -> Non
     assert (await api.ask("DELETE", f"{CONNECTIONS}/PLAIN")).status == 204
     assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN/users/bob")).status == 404
     assert (await api.ask("DELETE", f"{CONNECTIONS}/PLAIN")).status == 404
+
+
+async def test_users_are_counted_without_being_read(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    for tag in ("a", "b", "c"):
+        await api.user(tag, code="PLAIN")
+    await api.store.put("/mail/user/acme/PLAIN/b", b"whatever it says")
+    assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["users_count"] == 3
+    assert (await api.ask("GET", CONNECTIONS)).json[0]["users_count"] == 3
+
+
+async def test_a_partner_has_no_more_than_it_may(tmp_path: Path) -> None:
+    async with desk(tmp_path, bounds=Bounds(users=3, connections=2)) as api:
+        await api.connection(**PLAIN)
+        made = await asyncio.gather(*(api.user(f"user{number}", code="PLAIN") for number in range(8)))
+        assert sorted(one.status for one in made) == [201] * 3 + [409] * 5
+        refused = await api.user("one more", code="PLAIN")
+        assert (refused.status, refused.json["detail"]) == (409, "a partner may have 3 users")
+        assert (await api.ask("DELETE", f"{CONNECTIONS}/PLAIN/users/user0")).status == 204
+        assert (await api.user("one more", code="PLAIN")).status == 409, "one that is archived counts"
+        assert [
+            (await api.connection(**PLAIN | {"imap_provider_code": code, "kind": "PLAIN"})).status for code in "ab"
+        ] == [201, 409]
+        assert api.service.refusals == {"users": 7, "connections": 1}
+        _, other = await admin.create_partner(api.store, api.service.sealer, Partner("acme2"))
+        assert (await api.ask("POST", CONNECTIONS, key=other, json=PLAIN)).status == 201
 
 
 async def test_a_partner_may_have_providers_of_codes_of_its_own(api: Desk) -> None:
@@ -275,6 +306,22 @@ async def test_parked_and_unparked(api: Desk) -> None:
     api.watchers.conditions[Mailbox("acme", "OAUTH2", "bob")] = Condition("throttled", "slow down", 12.5)
     state = (await api.ask("GET", f"{USERS}/bob/state")).json
     assert state == {"tag": "bob", "state": "throttled", "reason": "slow down", "next_try_seconds": 12.5}
+
+
+async def test_another_name_to_log_in_with_is_tried_at_once(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    await api.user(code="PLAIN", login_username="wrong", login_password="secret", email="bob@example.com")
+    bob, path = Mailbox("acme", "PLAIN", "bob"), f"{CONNECTIONS}/PLAIN/users/bob"
+    for change in ({"login_username": "right"}, {"login_username": ""}, {"email": "b@example.com"}):
+        await admin.park_user(api.store, bob, "refused", held=False)
+        changed = await api.ask("PUT", path, json=change)
+        assert (changed.status, changed.json["parked_at"], changed.json["parked_reason"]) == (200, None, None), change
+        assert (await admin.get_user(api.store, bob)).connected
+    await admin.park_user(api.store, bob, "refused", held=False)
+    same = await api.ask("PUT", path, json={"login_username": "", "email": "b@example.com", "folders": ["Alerts"]})
+    assert same.json["parked_reason"] == "refused"
+    await admin.park_user(api.store, bob, "on holiday")
+    assert (await api.ask("PUT", path, json={"login_username": "other"})).json["held"]
 
 
 async def test_replayed(api: Desk) -> None:

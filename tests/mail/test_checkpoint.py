@@ -69,6 +69,29 @@ async def test_a_mailbox_is_read_on_from_the_farther_of_checkpoint_and_outbox(tm
         assert json.loads(item.value)["Note"] == "kept"
 
 
+async def test_what_an_earlier_user_of_a_tag_had_read_counts_for_no_later_one(tmp_path: Path) -> None:
+    async with EmbeddedStore(":memory:") as store, opened(tmp_path / "o.db") as outbox:
+        async with checkpoints(store, outbox) as mine:
+            assert await mine.resume(BOX, "first") == {}
+            await outbox.append(BOX, "A", [], mark(5))
+            await tell(outbox, 1, 2)
+        async with checkpoints(store, outbox) as mine:
+            assert {name: one.uid_next for name, one in (await mine.resume(BOX, "first")).items()} == {
+                "A": 5,
+                "INBOX": 3,
+            }
+            assert await folders(store) == {"A": 5}
+            assert await mine.resume(BOX, "second") == {}
+            assert await outbox.unknown(BOX, ["k"]) == {"k"}
+            await outbox.done([one.number for one in await waiting(outbox)])  # of the first one, published late
+            await outbox.append(BOX, "B", [], mark(2))
+            await until(lambda: mine.written, "the checkpoint does not follow")
+            assert await folders(store) == {"B": 2}
+        async with checkpoints(store, outbox) as mine:
+            assert await mine.resume(BOX, "second") == {"B": mark(2)}
+            assert await mine.resume(BOX) == {}  # as that of a release which knew of none
+
+
 async def test_a_checkpoint_waits_for_the_broker_and_stopping_writes_it(tmp_path: Path) -> None:
     async with EmbeddedStore(":memory:") as store, opened(tmp_path / "o.db") as outbox:
         async with checkpoints(store, outbox) as mine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tstack.mail import content
 from tstack.mail.imap.responses import Fetch, read
 from tstack.mail.imap.tokens import Framer, Value
 from tstack.mail.message import (
@@ -133,12 +135,44 @@ FILE = b'("application" "pdf" NIL NIL NIL "base64" 7 NIL ("attachment" NIL) NIL 
 
 def test_files_by_the_structure() -> None:
     (one,) = attachments(structure(b"(" + TEXT + IMAGE + b' "mixed" ("boundary" "x") NIL NIL)')) or ()
-    assert (one.part_id, one.name, one.type, one.size) == ("2", "ä.png", "image/png", 546048)
+    assert (one.part_id, one.name, one.type, one.size) == ("2", "ä.png", "image/png", 399036)
     assert (one.disposition, one.cid) == ("inline", "i1")
     nested = structure(b"((" + TEXT + FILE + b' "alternative")' + IMAGE + b' "mixed")')
     assert [one.part_id for one in attachments(nested) or ()] == ["1.2", "2"]
     assert attachments(structure(TEXT)) == []
     assert [one.part_id for one in attachments(structure(FILE)) or ()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (b'"filename*" "utf-8\'\'na%C3%AFve.pdf"', "naïve.pdf"),
+        (b'"FILENAME*" "iso-8859-1\'en\'na%EFve.pdf"', "naïve.pdf"),
+        (b'"filename*0*" "utf-8\'\'na%C3" "filename*1*" "%AFve" "filename*2" "%41.pdf"', "naïve%41.pdf"),
+        (b'"filename*1" "b.pdf" "filename*0" "a"', "ab.pdf"),
+        (b'"filename*0" "a" "filename*2" "c"', "a"),
+        (b'"filename" "naive.pdf" "filename*" "utf-8\'\'na%C3%AFve.pdf"', "naïve.pdf"),
+        (b'"filename" "whole.pdf" "filename*1" "half"', "whole.pdf"),
+        (b'"filename*" "no-such-charset\'\'%41%ff"', "A\xff"),
+        (b'"filename*" "no quotes%21"', "no quotes!"),
+        (b'"filename*" "utf-8\'\'%"', "%"),
+        (b'"*" "x" "filename*99999999" "y"', None),
+    ],
+)
+def test_file_names_in_pieces_and_character_sets(parameters: bytes, name: str | None) -> None:
+    part = b'("application" "pdf" NIL NIL NIL "7bit" 7 NIL ("attachment" (' + parameters + b")) NIL NIL)"
+    (one,) = attachments(structure(part)) or ()
+    assert one.name == name
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 56, 57, 58, 5700, 5701, 409_536])
+def test_the_size_of_a_file_is_that_of_what_is_in_it(size: int) -> None:
+    text = base64.encodebytes(bytes(size)).replace(b"\n", b"\r\n").removesuffix(b"\r\n")
+    part = b'("image" "png" NIL NIL NIL "BASE64" %d NIL ("attachment" NIL) NIL NIL)' % len(text)
+    (one,) = attachments(structure(part)) or ()
+    assert size <= one.size <= size + 2
+    raw = b'Content-Type: image/png; name="a.png"\nContent-Transfer-Encoding: base64\n\n' + text
+    assert [file.size for file in content.read(raw).attachments] == [size]
 
 
 @pytest.mark.parametrize("text", [b"NIL", b'"x"', b"()", b"(())", b'("a")', b"(NIL NIL NIL NIL NIL NIL NIL)"])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from tests.broker.serving import Serving, open_to_all, serving
 from tests.mail.outboxes import BOX, mark, opened, publishing, quick, tell
 from tests.peers import until
-from tests.processes import PATIENCE, Running, command, free_port
+from tests.processes import PATIENCE, Running, command, free_port, need
 from tstack.client import Client, Options
+from tstack.mail import event
 from tstack.mail.checkpoint import Checkpoints
+from tstack.mail.event import Mailbox
 from tstack.mail.outbox import Entry, Outbox
 from tstack.store.embedded import EmbeddedStore
 
@@ -59,6 +64,7 @@ async def watcher(broker: Serving) -> AsyncIterator[Options]:
 
 
 TOPIC = "acme/mail/PLAIN/bob/new"
+TIME = "2026-11-21T01:16:17Z"
 
 
 async def test_what_is_appended_is_published_in_order_and_then_the_checkpoint_moves(tmp_path: Path) -> None:
@@ -175,7 +181,7 @@ async def test_what_no_broker_takes_is_a_dead_letter_at_once(tmp_path: Path) -> 
             await until(lambda: outbox.waiting == 0, "something still waits")
             assert (publisher.published, publisher.refused, publisher.buried) == (1, 0, 2)
         assert [one.reason for one in await outbox.letters()] == [
-            "2023 bytes are more than the broker takes (1000)",
+            "2096 bytes are more than the broker takes (1000)",
             "cannot publish: topic name 'acme/mail/#' holds a wildcard",
         ]
 
@@ -219,6 +225,49 @@ async def test_a_state_is_retained_and_one_of_a_mailbox_that_is_not_ours_is_drop
                 await client.publish("acme/mail/PLAIN/last/state", b"last", timeout=PATIENCE)
             await until(lambda: heard.messages[-1][1] == b"last", "the last message is missing")
             assert [payload for _, payload in heard.messages] == [b"connected", b"last"]
+
+
+async def test_a_consumer_of_mqtt_5_knows_an_event_without_reading_it(tmp_path: Path) -> None:
+    box, now = Mailbox("acme", "PLAIN", "bob"), datetime.fromisoformat(TIME)
+    new = json.loads(event.other(box, "new", {}, id_="1.5", time=now, folder="INBOX")) | {
+        "subject": "INBOX/5",
+        "mailkey": "k",
+    }
+    async with open_to_all() as broker, opened(tmp_path / "o.db") as outbox:
+        form = ["-d", "-V", "5", "-h", "127.0.0.1", "-p", str(broker.port()), "-t", "acme/#", "-F", "%t|%C|%F|%E|%P|"]
+        with Running([need("stdbuf"), "-oL", need("mosquitto_sub"), *form]) as seen:
+            await asyncio.to_thread(seen.wait_for, "received SUBACK")
+            entries = [
+                Entry(box.topic("new"), json.dumps(new).encode(), False, box.source("INBOX"), "1.5"),
+                Entry(box.topic("raw"), b"From: a\r\n\r\n\xff", False, box.source("INBOX"), "1.5.raw"),
+                Entry(box.topic("connected"), b'{"user_tag":"bob"}', False, box.source(), "c"),
+            ]
+            await outbox.append(BOX, "INBOX", entries, mark(6))
+            outbox.post(
+                BOX, Entry(box.topic("state"), event.other(box, "state", {}, id_="s", time=now), True, "/s", "s")
+            )
+            async with publishing(outbox, Options(url(broker), mqtt5=True), expiry=3600) as publisher:
+                inbox, cloud = f"source:{box.source('INBOX')}", r"application/cloudevents\+json; charset=utf-8\|1"
+                for line in (
+                    rf"/new\|{cloud}\|3[56]\d\d\|id:1.5 {inbox} type:io.tstack.mail.new.v1 subject:INBOX/5 time:{TIME} mailk",
+                    rf"/raw\|message/rfc822\|\|3[56]\d\d\|id:1.5.raw {inbox} type:io.tstack.mail.raw.v1\|",
+                    r"/connected\|application/json\|1\|3[56]\d\d\|id:c source:/acme/mail/PLAIN/bob\|",
+                    rf"/state\|{cloud}\|\|id:s source:/acme/mail/PLAIN/bob ",
+                ):
+                    await asyncio.to_thread(seen.wait_for, line)
+                await until(lambda: outbox.waiting == 0, "something still waits")
+                assert (publisher.published, publisher.mails, sum(outbox.latency.counts)) == (4, 1, 4)
+
+
+async def test_a_broker_of_mqtt_5_says_what_it_refuses(tmp_path: Path) -> None:
+    async with serving() as broker, watcher(broker) as options, opened(tmp_path / "o.db") as outbox:
+        forbidden = Entry("acme/other", b"0", False, "/acme", "forbidden")
+        await outbox.append("acme/PLAIN/eve", "INBOX", [forbidden], mark(1))
+        async with publishing(outbox, replace(options, mqtt5=True), wait=lambda refusals: 0.0):
+            await tell(outbox, 1)
+            await until(lambda: outbox.waiting == 0, "something still waits")
+        (letter,) = await outbox.letters()
+        assert "0x87 not authorized" in letter.reason
 
 
 async def test_a_broker_that_is_away_holds_up_nothing_but_publishing(tmp_path: Path) -> None:

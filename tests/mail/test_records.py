@@ -15,6 +15,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail import admin, claims
 from tstack.mail.admin import AlreadyThere, NotThere
+from tstack.mail.asks import Ask, ask_key, ask_sweep
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import Connection, Partner, User, api_key_digest, check_host, check_mailbox
@@ -156,13 +157,23 @@ async def test_pages_of_users_whose_tags_are_quoted(store: Store) -> None:
 async def test_what_is_removed_takes_what_is_below_it_along(store: Store) -> None:
     await furnish(store)
     await store.put(CHECKPOINT_PREFIX + BOB.path, b"{}")
+    await store.put(ask_key(BOB), ask_sweep(None))
     await admin.delete_user(store, BOB)
     assert await store.get(CHECKPOINT_PREFIX + BOB.path) is None
-    for number in range(120):  # more than one commit takes
-        await admin.create_user(store, SEALER, User("acme", "WORK", f"u{number}"))
+    item = await store.get(ask_key(BOB))
+    assert item is not None
+    assert Ask.from_item(item) == Ask(item, gone=True)  # whoever watches ends what the broker retains
+    users = [User("acme", "WORK", f"u{number}") for number in range(120)]  # more than one commit takes
+    for user in users:
+        await admin.create_user(store, SEALER, user)
+        await store.put(CHECKPOINT_PREFIX + user.mailbox.path, b"{}")
     await admin.create_partner(store, SEALER, Partner("acme2"))
+    await admin.delete_connection(store, "acme", "WORK")
+    await store.put(CHECKPOINT_PREFIX + "acme/WORK/left", b"{}")  # of a user that an earlier release removed
     await admin.delete_partner(store, "acme")
-    assert [item.key for item in (await store.range("/mail/")).items] == ["/mail/partner/acme2"]
+    left = [item.key for item in (await store.range("/mail/")).items]
+    asked = sorted(ask_key(user.mailbox) for user in (*users, User("acme", "WORK", "bob")))
+    assert left == [*asked, "/mail/partner/acme2"]
 
 
 async def test_tags_and_addresses_are_there_once_whatever_their_case(store: Store) -> None:

@@ -73,6 +73,10 @@ class Told:
     async def listen(self, client: Client) -> None:
         async for message in client.messages():
             _, _, _, tag, kind = message.topic.split("/")
+            if not message.payload:
+                self.kinds.append(f"no {kind}")
+                message.ack()
+                continue
             event = json.loads(message.payload)
             self.kinds.append(kind)
             if kind == "connected":
@@ -137,14 +141,18 @@ class Site:
     def tag(self, name: str) -> str:
         return (self.folder / name / "mail" / "watcher").read_text().strip()
 
-    async def furnish(self, tags: Sequence[str]) -> None:
+    async def furnish(self, tags: Sequence[str], *, only_users: bool = False) -> None:
+        if not only_users:
+            await self._furnish()
+        for tag in tags:
+            await admin.create_user(self.store, SEALER, User("acme", "WORK", tag, login=tag), self.dovecot.password)
+
+    async def _furnish(self) -> None:
         await add_or_replace_user(self.store, "acme", "secret", ["acme/#"], cost=4)
         await add_or_replace_user(self.store, "tmail", "secret", ["+/mail/#"], cost=4)
         await admin.create_partner(self.store, SEALER, Partner("acme"))
         here = Connection("acme", "WORK", host="127.0.0.1", port=self.dovecot.port, tls="none")
         await admin.create_connection(self.store, SEALER, here)
-        for tag in tags:
-            await admin.create_user(self.store, SEALER, User("acme", "WORK", tag, login=tag), self.dovecot.password)
 
     async def owners(self) -> dict[str, str]:
         """The tag of each mailbox's owner."""
@@ -299,6 +307,17 @@ async def test_records_take_effect_at_once(site: Site) -> None:
         async with asyncio.timeout(PATIENCE):
             while await site.owners() or await site.store.get(CHECKPOINT_PREFIX + bob.path):
                 await asyncio.sleep(0.02)
+        await until(lambda: told.kinds[-1] == "no state", "what the broker retains is ended")
+        async with asyncio.timeout(PATIENCE):
+            while await site.store.get(ask_key(bob)) is not None:
+                await asyncio.sleep(0.02)
+        await site.deliver(["rec0"], "while there is no user")
+        await asyncio.sleep(1.1)  # mail servers tell times in whole seconds
+        await site.furnish(["rec0"], only_users=True)
+        await until(lambda: len(told.connected) == 3, "a new user of that tag is told of")
+        await site.deliver(["rec0"], "e")
+        await told.all(["rec0"], "e")
+        assert told.new["rec0", "while there is no user"] == 0
     assert told.new["rec0", "c"] == told.new["rec0", "d"] == 1
 
 

@@ -119,6 +119,17 @@ async def test_keys_and_values_at_their_bounds(store: Store, prefix: str) -> Non
     assert len(item.value) == MAX_VALUE
 
 
+async def test_keys_are_counted_as_they_are_now(store: Store, other: Store, prefix: str) -> None:
+    assert await store.count(prefix) == 0
+    for key in ("a/1", "a/2", "a/3", "b/1"):
+        await store.put(prefix + key, b"old")
+    await store.put(prefix + "a/1", b"new")
+    await store.delete(prefix + "a/2")
+    assert [await other.count(prefix + one) for one in ("a/", "b/", "c/", "")] == [2, 1, 0, 3]
+    await store.put(prefix + "a/2", b"again")
+    assert await other.count(prefix + "a/") == 3
+
+
 # -- several at once ------------------------------------------------------------------------------------------------------
 
 

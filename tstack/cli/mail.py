@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "add": Command("a new partner: a user of the broker, and its API key", partners.add, partners.add_arguments),
         "list": Command("all partners", partners.list_),
         "show": Command("one partner", partners.show, partners.name_argument),
+        "set": Command("change its settings", partners.change, partners.add_arguments),
         "key": Command(
             "give it another API key; then, with -retire, end the older one", partners.key, partners.key_arguments
         ),
@@ -70,13 +71,14 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "add": Command("a mail provider for a partner", partners.connect, partners.connect_arguments),
         "list": Command("the connections of a partner", partners.connections, partners.name_argument),
         "show": Command("one connection", partners.show_connection, partners.path_argument),
-        "set": Command("change settings of it, as in smtp_host=...", partners.set_connection, partners.set_arguments),
+        "set": Command("change its settings, as in smtp_host=...", partners.reconnect, partners.reconnect_arguments),
         "remove": Command("remove it, with its users", partners.remove_connection, partners.path_argument),
     },
     "user": {
         "add": Command("a mailbox to watch", users.add, users.add_arguments, (declared.MAIL_PASSWORD,)),
         "list": Command("the users of a connection", users.list_, users.connection_argument),
         "show": Command("one user", users.show, users.path_argument),
+        "set": Command("change its settings", users.change, users.set_arguments),
         "password": Command("give it other credentials", users.password, users.password_arguments, (declared.MAIL_PASSWORD,)),
         "trace": Command("have it take tracers: mails to itself that are timed", users.trace, users.path_argument),
         "untrace": Command("have it take no tracers", users.untrace, users.path_argument),

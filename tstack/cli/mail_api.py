@@ -11,6 +11,7 @@ from tstack.cli import settings as declared
 from tstack.env import Values
 from tstack.errors import UsageError
 from tstack.mail.api.front import Options
+from tstack.mail.api.service import Bounds
 from tstack.pki.certificates import server_context
 from tstack.registration.clients import Proxies, bucket
 
@@ -28,6 +29,7 @@ def options(values: Values) -> Options:
         tls=_tls(values),
         local=values[declared.MAIL_API_LOCAL],
         client=client,
+        bounds=Bounds(values[declared.MAIL_USERS], values[declared.MAIL_CONNECTIONS]),
     )
 
 

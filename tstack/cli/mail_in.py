@@ -72,7 +72,7 @@ async def mail_in(store: Store, broker: Broker, values: Values, keeper: Keeper |
         ingress = Ingress(
             options,
             broker.directory,
-            Direct(client).deliver,
+            Direct(client, expiry=int(values[declared.MAIL_EXPIRY])).deliver,
             blobs=blobs,
             context=context,
             banned=lambda kind, value: broker.gate.bans.find(kind, value) is not None,
@@ -127,10 +127,10 @@ def _client_options(broker: Broker, values: Values, name: str, password: str) ->
         scheme: where.port for scheme, where in broker.addresses if scheme not in broker.options.proxy_protocol
     }  # fmt: skip
     if "mqtt" in ports:
-        return ClientOptions(f"tcp://{_host(broker)}:{ports['mqtt']}", name, password)
+        return ClientOptions(f"tcp://{_host(broker)}:{ports['mqtt']}", name, password, mqtt5=True)
     if "mqtts" in ports:
         ca = values[declared.CA_FILE] or str(CertsFolder(Path(values[declared.CERTS_DIR])).ca_crt)
-        return ClientOptions(f"ssl://localhost:{ports['mqtts']}", name, password, ca_file=ca)
+        return ClientOptions(f"ssl://localhost:{ports['mqtts']}", name, password, ca_file=ca, mqtt5=True)
     raise Failure(
         "mail cannot be published: the broker has no listener for MQTT without a proxy before it",
         "give it one with -addr, or switch mail off with -smtpaddr=",

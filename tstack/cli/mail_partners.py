@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,14 +16,14 @@ from tstack.identity import admin as identity
 from tstack.identity.passwords import DEVICE_COST, generate_password, hash_password, scram_verifier
 from tstack.identity.users import User as Account
 from tstack.logs import clean
-from tstack.mail import admin
+from tstack.mail import admin, partner_settings
+from tstack.mail.partner_settings import URLS
 from tstack.mail.providers import check_settings
-from tstack.mail.records import FORMATS, KINDS, TLS, Connection, Kind, Partner, Tls
+from tstack.mail.records import FORMATS, KINDS, TLS, Connection, Kind, Partner
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
 
-URLS = ("success_url", "failure_url", "new_mail_webhook", "user_connected_webhook", "user_disconnected_webhook")
 MAX_SECRET = 8192
 """Characters of a secret that are read from standard input at most."""
 
@@ -39,14 +39,14 @@ def path_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `tmail partner add` takes."""
+    """What `tmail partner add` and `set` take; what is not given stays as it is."""
     name_argument(parser)
-    parser.add_argument("-format", "--format", choices=FORMATS, default="cloudevents", help="of the events")
+    parser.add_argument("-format", "--format", choices=FORMATS, help="of the events; at first cloudevents")
     for url in URLS:
         flag = url.replace("_", "")
-        parser.add_argument(f"-{flag}", f"--{flag}", dest=url, default="", metavar="URL", help=f"its {url}")
+        parser.add_argument(f"-{flag}", f"--{flag}", dest=url, metavar="URL", help=f"its {url}; blank: none")
     parser.add_argument(
-        "-redirecthosts", "--redirecthosts", nargs="+", default=(), metavar="HOST",
+        "-redirecthosts", "--redirecthosts", dest="redirect_hosts", nargs="*", metavar="HOST",
         help="hosts that connect links may lead back to",
     )  # fmt: skip
 
@@ -63,46 +63,35 @@ def connect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-kind", "--kind", choices=KINDS, help="how one logs in; default: the code, if it is one, or PLAIN"
     )
-    parser.add_argument("-host", "--host", default="", help="the IMAP server")
-    parser.add_argument("-port", "--port", type=int, default=0, help="default 993, or 143 without implicit TLS")
     parser.add_argument(
-        "-tls",
-        "--tls",
-        choices=TLS,
-        default="implicit",
-        help="default implicit; none: for servers of this machine only",
-    )
-    parser.add_argument(
-        "-set",
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
+        "-set", "--set", nargs="+", default=[], metavar="NAME=VALUE",
         help="as in oauth2_client_id=... oauth2_token_url=..., or smtp_host=... for tracers",
-    )
-    parser.add_argument(
-        "-secret", "--secret", default="", metavar="-", help="-: read the OAuth client's secret from standard input"
-    )
+    )  # fmt: skip
+    _place_arguments(parser)
 
 
-def set_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `tmail connection set` takes."""
+def reconnect_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail connection set` takes; what is not given stays as it is."""
     path_argument(parser)
     parser.add_argument(
-        "settings",
-        metavar="NAME=VALUE",
-        nargs="+",
-        help="as in smtp_host=smtp.example.org; a blank value takes it away",
+        "set", metavar="NAME=VALUE", nargs="*", help="as in smtp_host=smtp.example.org; a blank value takes it away"
+    )
+    _place_arguments(parser)
+
+
+def _place_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-host", "--host", help="the IMAP server")
+    parser.add_argument("-port", "--port", type=int, help="default 993, or 143 without implicit TLS")
+    parser.add_argument("-tls", "--tls", choices=TLS, help="default implicit; none: for servers of this machine only")
+    parser.add_argument(
+        "-secret", "--secret", default="", metavar="-", help="-: read the OAuth client's secret from standard input"
     )
 
 
 def add(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail partner add`: the partner, and the user of the broker that it is, unless there is one."""
     sealer = sealer_of(values)
-    partner = Partner(
-        flags.name, format=flags.format, redirect_hosts=tuple(flags.redirecthosts),
-        **{url: getattr(flags, url) for url in URLS},
-    )  # fmt: skip
+    partner = replace(Partner(flags.name), **_settings(flags))
 
     async def work(store: Store) -> Answer:
         made, key = await admin.create_partner(store, sealer, partner)
@@ -115,6 +104,25 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
         return Answer(lines, [shown])
 
     return work
+
+
+def change(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail partner set`."""
+    fields = _settings(flags)
+    if not fields:
+        raise UsageError("nothing is to be set", "see tmail partner set --help")
+
+    async def work(store: Store) -> Answer:
+        changed = await admin.change_partner(store, flags.name, lambda partner: replace(partner, **fields))
+        return Answer([f"partner {flags.name}: changed"], [public_partner(changed)])
+
+    return work
+
+
+def _settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields that are given. Raises `Failure` for what cannot work."""
+    given = {name: getattr(flags, name) for name in ("format", "redirect_hosts", *URLS)}
+    return partner_settings.checked({name: value for name, value in given.items() if value is not None}, local=True)
 
 
 async def _user(store: Store, name: str) -> str:
@@ -186,22 +194,53 @@ def connect(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail connection add`."""
     sealer = sealer_of(values)
     partner, code = split(flags.path)
-    kind = flags.kind or (code if code in KINDS else "PLAIN")
-    settings = _settings(flags.set)
-    secret = _secret(flags.secret)
-    connection = Connection(
-        partner, code, cast(Kind, kind), flags.host, flags.port, cast(Tls, flags.tls),
-        {name: value for name, value in settings.items() if value},
-    )  # fmt: skip
+    kind = cast(Kind, flags.kind or (code if code in KINDS else "PLAIN"))
+    connection = _placed(Connection(partner, code, kind), flags)
     if kind in ("PLAIN", "OAUTH2") and not flags.host:
         raise UsageError("-host is missing", "it is the IMAP server")
     check_settings(connection, local=True)
+    secret = _secret(flags.secret)
 
     async def work(store: Store) -> Answer:
         made = await admin.create_connection(store, sealer, connection, secret)
         return Answer([f"connection {flags.path}: added"], [public_connection(made)])
 
     return work
+
+
+def reconnect(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail connection set`: whoever operates this may lead credentials to another server, which the API does not allow."""
+    sealer = sealer_of(values)
+    partner, code = split(flags.path)
+    if (flags.host, flags.port, flags.tls, flags.set, flags.secret) == (None, None, None, [], ""):
+        raise UsageError("nothing is to be set", "see tmail connection set --help")
+    _pairs(flags)
+    secret = _secret(flags.secret)
+
+    def change(connection: Connection) -> Connection:
+        new = _placed(connection, flags)
+        check_settings(new, local=True)
+        return new if secret is None else admin.seal_secret(sealer, new, secret)
+
+    async def work(store: Store) -> Answer:
+        changed = await admin.change_connection(store, partner, code, change)
+        return Answer([f"connection {flags.path}: changed"], [public_connection(changed)])
+
+    return work
+
+
+def _placed(connection: Connection, flags: argparse.Namespace) -> Connection:
+    """The connection with what is given. Raises `UsageError`."""
+    given = {name: getattr(flags, name) for name in ("host", "port", "tls") if getattr(flags, name) is not None}
+    settings = {name: value for name, value in {**connection.settings, **_pairs(flags)}.items() if value}
+    return replace(connection, **given, settings=settings)
+
+
+def _pairs(flags: argparse.Namespace) -> dict[str, str]:
+    pairs = [one.partition("=") for one in flags.set]
+    if bad := [name for name, sign, _ in pairs if not sign]:
+        raise UsageError(f"{bad[0]!r} is no NAME=VALUE", "write it as in smtp_host=smtp.example.org")
+    return {name: value for name, _, value in pairs}
 
 
 def connections(values: Values, flags: argparse.Namespace) -> Work:
@@ -228,32 +267,6 @@ def show_connection(values: Values, flags: argparse.Namespace) -> Work:
         return Answer(facts(shown), [shown])
 
     return work
-
-
-def set_connection(values: Values, flags: argparse.Namespace) -> Work:
-    """`tmail connection set`: settings that are not named stay as they are."""
-    partner, code = split(flags.path)
-    settings = _settings(flags.settings)
-
-    def change(connection: Connection) -> Connection:
-        kept = {**connection.settings, **settings}
-        changed = replace(connection, settings={name: value for name, value in kept.items() if value})
-        check_settings(changed, local=True)
-        return changed
-
-    async def work(store: Store) -> Answer:
-        shown = public_connection(await admin.change_connection(store, partner, code, change))
-        return Answer(facts(shown), [shown])
-
-    return work
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
-    """Settings from NAME=VALUE. Raises `UsageError`."""
-    found = [one.partition("=") for one in pairs]
-    if bad := [name for name, sign, _ in found if not sign]:
-        raise UsageError(f"{bad[0]!r} is no NAME=VALUE", "write it as in smtp_host=smtp.example.org")
-    return {name: value for name, _, value in found}
 
 
 def remove_connection(values: Values, flags: argparse.Namespace) -> Work:

@@ -51,6 +51,7 @@ def station_options(values: Values) -> Options:
         capacity=values[declared.MAIL_CAPACITY],
         weight=float(values[declared.MAIL_WEIGHT]),
         ttl=max(1.0, values[declared.MAIL_LEASE]),
+        expiry=int(values[declared.MAIL_EXPIRY]),
         context=mail_context(values),
         tracer_interval=max(1.0, interval) if (interval := values[declared.TRACER_INTERVAL]) else 0.0,
         tracers=values[declared.NUM_TRACERS],
@@ -74,7 +75,7 @@ async def given_options(store: Store, values: Values) -> MqttOptions:
     return MqttOptions(
         url=values[declared.MQTT_URL], username=name, password=password, ca_file=ca_file,
         cert_file=values[declared.TLS_CERT_FILE], key_file=values[declared.TLS_KEY_FILE],
-        verify=values[declared.VERIFY_TLS],
+        verify=values[declared.VERIFY_TLS], mqtt5=True,
     )  # fmt: skip
 
 
@@ -97,7 +98,11 @@ async def own_options(store: Store, values: Values, addresses: Sequence[tuple[st
             name, password = await service_user.ensure(store, sealer_of(values))
             ca_file = values[declared.CA_FILE] or str(Path(values[declared.CERTS_DIR]) / "ca.crt")
             return MqttOptions(
-                form.format(host, ports[scheme].port), name, password, ca_file=ca_file if "localhost" in form else ""
+                form.format(host, ports[scheme].port),
+                name,
+                password,
+                ca_file=ca_file if "localhost" in form else "",
+                mqtt5=True,
             )
     return None
 

@@ -61,19 +61,29 @@ def watch_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `tmail user add` takes."""
-    path_argument(parser)
-    parser.add_argument("-email", "--email", default="", help="the mailbox' address")
-    parser.add_argument("-login", "--login", default="", help="the name to log in with; blank: the address")
-    parser.add_argument("-folders", "--folders", nargs="+", default=(), metavar="FOLDER", help="default INBOX")
-    parser.add_argument(
-        "-raw", "--raw", type=int, default=0, metavar="BYTES", help="publish mails up to this size whole, at .../raw"
-    )
+    set_arguments(parser)
     parser.add_argument("-tracer", "--tracer", action="store_true", help="it takes tracers, as with tmail user trace")
+    parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
+
+
+def set_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `tmail user set` takes; what is not given stays as it is."""
+    path_argument(parser)
+    parser.add_argument("-email", "--email", help="the mailbox' address")
+    parser.add_argument("-login", "--login", help="the name to log in with; blank: the address")
+    parser.add_argument("-folders", "--folders", nargs="*", metavar="FOLDER", help="default INBOX")
     parser.add_argument(
-        "-keep", "--keep", type=int, default=0, metavar="BYTES",
+        "-raw",
+        "--raw",
+        dest="raw_limit",
+        type=int,
+        metavar="BYTES",
+        help="publish mails up to this size whole, at .../raw",
+    )
+    parser.add_argument(
+        "-keep", "--keep", dest="keep_limit", type=int, metavar="BYTES",
         help="tell the text of mails up to this size, and keep those with more than text to be fetched",
     )  # fmt: skip
-    parser.add_argument("-disconnected", "--disconnected", action="store_true", help="without credentials for now")
 
 
 def password_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,10 +110,8 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
 def add(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail user add`."""
     sealer, mailbox = sealer_of(values), _mailbox(flags.path)
-    user = User(
-        mailbox.partner, mailbox.provider, mailbox.tag, flags.email, flags.login, folders=tuple(flags.folders),
-        raw_limit=flags.raw, keep_limit=flags.keep, enable_tracer=flags.tracer,
-    )  # fmt: skip
+    blank = User(mailbox.partner, mailbox.provider, mailbox.tag, enable_tracer=flags.tracer)
+    user = replace(blank, **_settings(flags))
     if not flags.disconnected and not (flags.email or flags.login):
         raise UsageError("-login is missing", "give the name to log in with, or -email if it is the address")
     secret = None if flags.disconnected else _password(values)
@@ -115,6 +123,26 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
         return Answer([f"user {flags.path}: added; new mail is published to {mailbox.topic('new')}"], [public(made)])
 
     return work
+
+
+def change(values: Values, flags: argparse.Namespace) -> Work:
+    """`tmail user set`."""
+    mailbox, fields = _mailbox(flags.path), _settings(flags)
+    if not fields:
+        raise UsageError("nothing is to be set", "see tmail user set --help")
+    return _with(
+        flags,
+        lambda store, _: admin.change_user(store, mailbox, lambda user: admin.with_fields(user, fields)),
+        "changed",
+    )
+
+
+def _settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields that are given."""
+    given = {name: getattr(flags, name) for name in ("email", "login", "folders", "raw_limit", "keep_limit")}
+    if given["folders"] is not None:
+        given["folders"] = tuple(given["folders"])
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def password(values: Values, flags: argparse.Namespace) -> Work:
@@ -291,7 +319,8 @@ def inspect(values: Values, flags: argparse.Namespace) -> Work:
         owner = await store.get(OWNER_PREFIX + mailbox.path)
         shown["Watcher"] = owner_of(owner).tag if owner else ""
         checkpoint = await store.get(CHECKPOINT_PREFIX + mailbox.path)
-        shown["Checkpoint"] = json.loads(checkpoint.value).get("Folders") if checkpoint else None
+        folders = json.loads(checkpoint.value).get("Folders", {}) if checkpoint else {}
+        shown["Checkpoint"] = {name: mark for name, mark in folders.items() if name}  # "": of earlier releases
         for peer, answer in await _ask(store, "/mailboxes", {"prefix": mailbox.path}):
             if peer.tag == shown["Watcher"]:
                 here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]

@@ -320,6 +320,10 @@ MAIL_WEIGHT = Setting(
 MAIL_LEASE = Setting(
     "mail-lease", "TMAIL_LEASE", seconds, "15s", "time after which the mailboxes of a watcher that is gone go to others"
 )
+MAIL_EXPIRY = Setting(
+    "mailexpiry", "TMAIL_EXPIRY", seconds, "7d",
+    "time until an event of a mail is of no use to those who are away, for brokers and clients of MQTT 5.0; 0: it has no end",
+)  # fmt: skip
 MAIL_CA_FILE = Setting(
     "imapcafile", "TMAIL_CA_FILE", str, "", "CA of mail servers, beside those that the system trusts"
 )
@@ -365,10 +369,18 @@ TRACER_INTERVAL = Setting(
     "how often this process sends tracers to one of its mailboxes that take them, at least 1s; 0: never",
 )  # fmt: skip
 NUM_TRACERS = Setting("tracers", "NUM_TRACERS", integer(0, 100), "3", "how many tracers it sends each time")
+MAIL_USERS = Setting(
+    "mailusers", "TMAIL_USERS", integer(0, 10_000_000), "10000",
+    "users that a partner may make by the API, archived ones too; 0: no bound",
+)  # fmt: skip
+MAIL_CONNECTIONS = Setting(
+    "mailconnections", "TMAIL_CONNECTIONS", integer(0, 1_000_000), "100",
+    "connections that a partner may make by the API; 0: no bound",
+)  # fmt: skip
 MAIL_WATCH = (
-    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_HOST_CONNECTIONS, MAIL_HOST_LOGINS,
+    MAIL_ADMIN, MAIL_CAPACITY, MAIL_WEIGHT, MAIL_LEASE, MAIL_CA_FILE, MAIL_HOST_CONNECTIONS, MAIL_HOST_LOGINS, MAIL_EXPIRY,
     TRACER_INTERVAL, NUM_TRACERS, MAIL_API, MAIL_API_URL, MAIL_API_CERT_FILE, MAIL_API_KEY_FILE, MAIL_API_PROXIES,
-    MAIL_API_LOCAL, SEAL_KEY, *MAIL_KEPT,
+    MAIL_API_LOCAL, MAIL_USERS, MAIL_CONNECTIONS, SEAL_KEY, *MAIL_KEPT,
 )  # fmt: skip
 
 # -- tuser ------------------------------------------------------------------------------------------------------------

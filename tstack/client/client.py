@@ -28,16 +28,17 @@ from amqtt.mqtt.pubrel import PubrelPacket
 from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 
-from tstack.client import tls
+from tstack.client import five, tls
 from tstack.client.address import BrokerAddress, default_client_id
 from tstack.client.backoff import Backoff
 from tstack.client.errors import Closed, NotConfirmed, TurnedAway, Unreachable
-from tstack.client.link import CLOSE_TIMEOUT, Link, Options, Silent
+from tstack.client.link import CLOSE_TIMEOUT, Link, OldBroker, Options, Silent
 from tstack.client.message import INBOX_BYTES, INBOX_MESSAGES, Inbox, Message
-from tstack.client.outbox import OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
+from tstack.client.outbox import IN_FLIGHT, OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
 from tstack.client.subscriptions import Subscription, Subscriptions
 from tstack.errors import Failure
 from tstack.logs import clean
+from tstack.mqtt.properties import Properties
 from tstack.mqtt.topics import check_filter, check_topic
 
 log = logging.getLogger("tstack.client")
@@ -57,7 +58,10 @@ class _Closing(Exception):
 
 
 class Client:
-    """An MQTT 3.1.1 client for one program. `async with Client(Options(url)) as client:` starts and closes it."""
+    """An MQTT client for one program, of 3.1.1 or, where options and broker have it, of 5.0.
+
+    `async with Client(Options(url)) as client:` starts and closes it.
+    """
 
     def __init__(
         self, options: Options, *, max_refusals: int | None = None, backoff: Backoff | None = None,
@@ -68,6 +72,7 @@ class Client:
         self.address = BrokerAddress.parse(options.url)
         self.client_id = options.client_id or default_client_id(options.username)
         self._options = options
+        self._mqtt5 = options.mqtt5
         self._context = self._load_tls() if self.address.tls else None
         self._max_refusals = max_refusals
         self._backoff = backoff or Backoff()
@@ -129,9 +134,11 @@ class Client:
     # -- what a program does ------------------------------------------------------------------------------------------
 
     async def publish(
-        self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, timeout: float | None = TIMEOUT
-    ) -> None:
-        """Publish; returns when the broker has confirmed it (QoS 1, 2) or it is written to the connection (QoS 0).
+        self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, timeout: float | None = TIMEOUT,
+        properties: Properties | None = None,
+    ) -> None:  # fmt: skip
+        """Publish; returns when the broker has confirmed it (QoS 1, 2) or it is written to the connection (QoS 0). `properties`
+        reach a broker of MQTT 5.0 alone.
 
         Without a connection it waits in the outbox. Raises `NotConfirmed` after `timeout` seconds, `Failure` for a topic that
         cannot be published to.
@@ -141,7 +148,7 @@ class Client:
         except ValueError as error:
             raise Failure(f"cannot publish: {error}") from None
         self._check()
-        entry = Entry(topic, payload, qos, retain, asyncio.get_running_loop().create_future())
+        entry = Entry(topic, payload, qos, retain, asyncio.get_running_loop().create_future(), properties)
         try:
             async with asyncio.timeout(timeout):
                 await self._outbox.add(entry)
@@ -264,11 +271,10 @@ class Client:
     async def _connection(self) -> None:
         """One connection, from its first packet to its end, which always is an exception."""
         self._blamed = None
-        link = Link(self._options, self.client_id, self.address)
         if self._context is not None and self._options.cert_file:  # perhaps renewed since
             with contextlib.suppress(Failure):  # it is just being replaced: what was loaded before will do
                 self._context = self._load_tls()
-        await link.open(self._context)
+        link = await self._open()
         self._link_up(link)
         try:
             async with asyncio.TaskGroup() as group:
@@ -286,6 +292,17 @@ class Client:
             self._link_down()
             link.cut()
 
+    async def _open(self) -> Link:
+        """A new connection, on which the broker has let us in. Raises `Unreachable`, `TurnedAway`."""
+        link = Link(self._options, self.client_id, self.address, mqtt5=self._mqtt5)
+        try:
+            await link.open(self._context)
+        except OldBroker:
+            log.info("%s does not speak MQTT 5.0: messages go out without properties", self.address)
+            self._mqtt5 = False
+            return await self._open()
+        return link
+
     def _load_tls(self) -> ssl.SSLContext:
         options = self._options
         return tls.client_context(
@@ -295,6 +312,7 @@ class Client:
     def _link_up(self, link: Link) -> None:
         log.info("connected to %s as %s", self.address, clean(self.client_id))
         self._up_since = asyncio.get_running_loop().time()
+        self._outbox.most = min(IN_FLIGHT, link.receive_maximum)
         self._inbox.link_up(link.session_present)
         self._subscriptions.link_up(link.session_present)
         self._up.set()
@@ -319,6 +337,9 @@ class Client:
             elif isinstance(packet, (PubackPacket, PubcompPacket)):
                 self._outbox.confirmed(packet.packet_id)
                 self._wake.set()
+            elif isinstance(packet, five.Denied):
+                self._outbox.denied(packet.packet_id, packet.reason)
+                self._wake.set()
             elif isinstance(packet, SubackPacket):
                 for code in packet.payload.return_codes:
                     self._subscriptions.answered(packet.variable_header.packet_id, code)
@@ -336,9 +357,9 @@ class Client:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def _write(self, link: Link) -> None:
-        await link.send(*self._next_subscribes())  # before anything is published: it may be for us
+        await link.send(*self._next_subscribes(link))  # before anything is published: it may be for us
         for entry in self._outbox.in_flight():
-            await link.send(PubrelPacket.build(entry.packet_id) if entry.released else _packet(entry, dup=True))
+            await link.send(PubrelPacket.build(entry.packet_id) if entry.released else _packet(link, entry, dup=True))
         while True:
             self._wake.clear()
             while await self._write_some(link):
@@ -349,13 +370,13 @@ class Client:
 
     async def _write_some(self, link: Link) -> bool:
         """One write of what there is; False when there was nothing."""
-        packets = self._next_subscribes()
+        packets = self._next_subscribes(link)
         sent: list[Entry] = []
         while len(packets) < WRITE_PACKETS:
             if self._replies:
                 packets.append(self._replies.popleft())
             elif (entry := self._outbox.next(self._packet_id)) is not None:
-                packets.append(_packet(entry))
+                packets.append(_packet(link, entry))
                 sent.append(entry)
             else:
                 break
@@ -369,9 +390,11 @@ class Client:
         _settle(sent, None)
         return True
 
-    def _next_subscribes(self) -> list[Any]:
+    def _next_subscribes(self, link: Link) -> list[Any]:
         return [
-            SubscribePacket.build([(subscription.filter, subscription.qos)], subscription.packet_id)
+            five.subscribe(subscription.packet_id, subscription.filter, subscription.qos)
+            if link.mqtt5
+            else SubscribePacket.build([(subscription.filter, subscription.qos)], subscription.packet_id)
             for subscription in self._subscriptions.to_send(self._packet_id)
         ]
 
@@ -414,7 +437,9 @@ class Client:
         return NotConfirmed(message, str(self._last) if self._last else f"is {self.address} overloaded?")
 
 
-def _packet(entry: Entry, dup: bool = False) -> Any:
+def _packet(link: Link, entry: Entry, dup: bool = False) -> Any:
+    if link.mqtt5:
+        return five.publish(entry, dup)
     packet_id = entry.packet_id if entry.qos else None
     return PublishPacket.build(entry.topic, entry.payload, packet_id, dup, entry.qos, entry.retain)
 

@@ -33,10 +33,11 @@ from amqtt.mqtt.packet import CONNACK, PUBLISH, MQTTFixedHeader
 from amqtt.mqtt.pingreq import PingReqPacket
 from amqtt.mqtt.protocol.client_handler import ClientProtocolHandler
 
-from tstack.client import tls
+from tstack.client import five, tls
 from tstack.client.address import BrokerAddress
 from tstack.client.errors import TurnedAway, Unreachable
 from tstack.client.websocket import WebSocket
+from tstack.mqtt.codes import code_name, return_code
 
 log = logging.getLogger("tstack.client")
 
@@ -83,6 +84,12 @@ class Options:
     verify: bool = True
     keep_alive: int = 30
     connect_timeout: float = CONNECT_TIMEOUT
+    mqtt5: bool = False
+    """Speak MQTT 5.0 to a broker that knows it: messages have properties then."""
+
+
+class OldBroker(Exception):
+    """The broker does not speak MQTT 5.0."""
 
 
 class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no type marker
@@ -90,9 +97,16 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
 
     where = ""
     session_present = False
+    mqtt5 = False
+    receive_maximum = 65535
+    """What the broker takes before it has confirmed it."""
+    server_keep_alive = 65535
+    """Seconds after which the broker wants a sign of life, at the latest."""
 
     async def mqtt_connect(self) -> int:
-        """Send CONNECT, return the code of the CONNACK."""
+        """Send CONNECT, return the code of the CONNACK. Raises `OldBroker`."""
+        if self.mqtt5:
+            return await self._connect5()
         await self._send_packet(self._build_connect_packet())
         header, body = await self._read()
         if header.packet_type != CONNACK or len(body) != 2:
@@ -102,13 +116,38 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
         code: int = connack.return_code
         return code
 
-    async def read_packet(self) -> Any:
-        """The next packet, an amqtt packet object. Raises `Unreachable` when there will be none."""
+    async def _connect5(self) -> int:
+        session = self.session
+        await self.send(
+            five.connect(
+                session.client_id, session.clean_session, session.keep_alive, session.username, session.password
+            )
+        )
         header, body = await self._read()
         try:
+            answer = five.connack(header.flags, body) if header.packet_type == CONNACK else None
+        except ValueError:
+            header.packet_type = 0
+        if header.packet_type != CONNACK:
+            raise TurnedAway(f"{self.where} does not speak MQTT", "check the URL: host, port, plain or TLS")
+        if answer is None:
+            raise OldBroker
+        self.session_present = answer.session_present
+        self.receive_maximum = answer.properties.receive_maximum or 65535
+        self.server_keep_alive = answer.properties.server_keep_alive or 65535
+        return answer.reason_code
+
+    async def read_packet(self) -> Any:
+        """The next packet, an amqtt packet object or `five.Denied`. Raises `Unreachable` when there will be none."""
+        header, body = await self._read()
+        try:
+            if self.mqtt5:
+                return five.read(header.packet_type << 4 | header.flags, body)
             if header.packet_type == PUBLISH:
                 _check_publish(header.flags, body)
             return await packet_class(header).from_stream(BufferReader(body), fixed_header=header)
+        except five.Ended as ended:
+            raise Unreachable(f"{self.where} ended the connection: {ended}") from None
         except (AMQTTError, MQTTError, NoDataError, struct.error, ValueError) as error:
             raise Unreachable(f"{self.where} sent something that is not MQTT: {error}") from None
 
@@ -141,6 +180,11 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
             raise tls.explain(error, self.where) from None
 
 
+def _bytes(packet: Any) -> bytes:
+    data: bytes = packet if isinstance(packet, bytes) else packet.to_bytes()
+    return data
+
+
 def _check_publish(flags: int, body: bytes) -> None:
     """What amqtt lets through: QoS 3 [MQTT-3.3.1-4] and a topic that is not UTF-8 [MQTT-1.5.3-1]."""
     if flags & 0x06 == 0x06:
@@ -154,7 +198,7 @@ def _check_publish(flags: int, body: bytes) -> None:
 class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
     """One connection: `open`, then `receive` and `send` until one of them raises, then `close` or `cut`."""
 
-    def __init__(self, options: Options, client_id: str, address: BrokerAddress) -> None:
+    def __init__(self, options: Options, client_id: str, address: BrokerAddress, *, mqtt5: bool = False) -> None:
         config = ClientConfig(
             keep_alive=options.keep_alive, ping_delay=0, auto_reconnect=False, cleansession=options.clean_session,
             plugins={},
@@ -164,6 +208,7 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         self._address = address
         self._handler = _Handler(self.plugins_manager)
         self._handler.where = str(address)
+        self._handler.mqtt5 = self.mqtt5 = mqtt5
         self._reader: asyncio.StreamReader | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._heard = 0.0
@@ -175,8 +220,13 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
         present: bool = self._handler.session_present
         return present
 
+    @property
+    def receive_maximum(self) -> int:
+        """Messages of QoS 1 and 2 that the broker takes before it has confirmed them."""
+        return self._handler.receive_maximum
+
     async def open(self, context: ssl.SSLContext | None) -> None:
-        """Connect and log in. Raises `Unreachable` or `TurnedAway`; nothing stays open then."""
+        """Connect and log in. Raises `Unreachable`, `TurnedAway` or `OldBroker`; nothing stays open then."""
         try:
             async with asyncio.timeout(self._options.connect_timeout):
                 await self._connect_coro(context)
@@ -204,8 +254,11 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
             self._handler.attach(session, StreamReaderAdapter(reader), StreamWriterAdapter(writer))
         code: int = await self._handler.mqtt_connect()
         if code:
-            reason, hint = _RETURN_CODES.get(code, (f"return code {code}", ""))
-            kind = Unreachable if code == 3 else TurnedAway
+            known = return_code(code) if self.mqtt5 else code
+            other = code_name(code) if self.mqtt5 else f"return code {code}"
+            reason, hint = _RETURN_CODES.get(known or 0, (other, ""))
+            later = code in five.LATER if self.mqtt5 else code == 3
+            kind = Unreachable if later else TurnedAway
             raise kind(f"{self._address} refused the connection: {reason}", hint)
         self._heard = asyncio.get_running_loop().time()
         return code
@@ -219,11 +272,11 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
     async def send(self, *packets: Any) -> None:
         """Send packets in one write."""
         if packets:
-            await self._handler.send(b"".join(packet.to_bytes() for packet in packets))
+            await self._handler.send(b"".join(map(_bytes, packets)))
 
     async def keep_alive(self) -> None:
         """Ask for a sign of life every half keep alive; raises `Silent` when there is none. Never returns."""
-        period = self._options.keep_alive
+        period = min(self._options.keep_alive, self._handler.server_keep_alive)
         patience = min(PING_TIMEOUT, period / 3)
         while True:
             await asyncio.sleep(period / 2)

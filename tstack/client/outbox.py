@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tstack.client.errors import NotConfirmed
+from tstack.mqtt.properties import Properties
 
 OUTBOX_MESSAGES = 1000
 """Messages that wait or are in flight at most; a publish beyond that waits for room until its timeout."""
@@ -40,6 +41,8 @@ class Entry:
     qos: int
     retain: bool
     done: asyncio.Future[None]
+    properties: Properties | None = None
+    """What a broker of MQTT 5.0 is told of it; one of 3.1.1 is not."""
     packet_id: int = 0
     released: bool = False
     ended: int = field(default=0, init=False)
@@ -59,6 +62,8 @@ class Outbox:
         self._waiting: deque[Entry] = deque()
         self._flying: OrderedDict[int, Entry] = OrderedDict()
         self._bytes = 0
+        self.most = IN_FLIGHT
+        """Messages in flight at most: fewer where the broker wants that (receive maximum, MQTT 5.0 3.2.2.3.3)."""
         self._room = asyncio.Event()
         self._room.set()
 
@@ -80,7 +85,7 @@ class Outbox:
 
     def next(self, packet_id: Callable[[], int]) -> Entry | None:
         """The next entry to send, unless it is of QoS 0 in flight from now under a new `packet_id`; None when there is none."""
-        if self._waiting and len(self._flying) < IN_FLIGHT:
+        if self._waiting and len(self._flying) < self.most:
             entry = self._waiting.popleft()
             if entry.qos:
                 entry.packet_id = packet_id()
@@ -112,6 +117,19 @@ class Outbox:
             self._count(-entry.size)
             if not entry.done.done():
                 entry.done.set_result(None)
+
+    def denied(self, packet_id: int, reason: str) -> None:
+        """PUBACK or PUBREC of a broker of MQTT 5.0 that does not take the message."""
+        entry = self._flying.pop(packet_id, None)
+        if entry is not None:
+            self._count(-entry.size)
+            if not entry.done.done():
+                entry.done.set_exception(
+                    NotConfirmed(
+                        f"the broker refused a message to {entry.topic!r}: {reason}",
+                        "do the user's rights cover the topic? the broker's log says more",
+                    )
+                )
 
     def ended_by_broker(self) -> Entry | None:
         """The broker closed the connection: the oldest in flight, if there is one, may be the reason, and is returned."""

@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from tstack.errors import Failure
 from tstack.identity.seal import SealBroken, Sealer
 from tstack.identity.users import now_text
 from tstack.mail import claims, service_user
+from tstack.mail.asks import ask_gone
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
 from tstack.mail.records import (
@@ -116,8 +117,7 @@ async def retire_api_key(store: Store, name: str) -> Partner:
 async def delete_partner(store: Store, name: str) -> None:
     """Remove a partner with its connections and users. Raises `NotThere`."""
     await get_partner(store, name)
-    await _empty(store, f"{USER_PREFIX}{name}/")
-    await _empty(store, f"{claims.CLAIM_PREFIX}{name}/")
+    await _remove_users(store, f"{name}/")
     await _empty(store, f"{CONNECTION_PREFIX}{name}/")
     await store.delete(partner_key(name))
 
@@ -134,6 +134,11 @@ async def create_connection(
     store: Store, sealer: Sealer, connection: Connection, secret: str | None = None
 ) -> Connection:
     """Write a new connection of a partner who is there. Raises `NotThere`, `AlreadyThere`."""
+    if connection.provider.lower() in ("smtp", "lmtp"):
+        raise Failure(
+            f"the code {connection.provider} is kept for mail that comes in",
+            "choose another: it is part of the topics of events",
+        )
     await get_partner(store, connection.partner)
     now = now_text()
     connection = replace(connection, created=now, changed=now)
@@ -167,8 +172,7 @@ async def change_connection(
 async def delete_connection(store: Store, partner: str, provider: str) -> None:
     """Remove a connection and all of its users. Raises `NotThere`."""
     await get_connection(store, partner, provider)
-    await _empty(store, f"{USER_PREFIX}{partner}/{provider}/")
-    await _empty(store, f"{claims.CLAIM_PREFIX}{partner}/{provider}/")
+    await _remove_users(store, f"{partner}/{provider}/")
     await store.delete(connection_key(partner, provider))
 
 
@@ -179,7 +183,7 @@ async def create_user(store: Store, sealer: Sealer, user: User, secret: str | No
     """Write a new user of a connection that is there. Raises `NotThere`, `AlreadyThere`, `claims.Taken`."""
     await get_connection(store, user.partner, user.provider)
     now = now_text()
-    user = replace(user, created=now, changed=now)
+    user = replace(user, created=now, changed=now, incarnation=secrets.token_hex(8))
     if secret is not None:
         user = with_secret(sealer, user, secret)
     return await _create(store, user, f"a user {user.tag} of {user.partner}/{user.provider}")
@@ -198,6 +202,18 @@ async def list_users(
     prefix = f"{USER_PREFIX}{partner}/{provider}/"
     users, end = await _page(store, prefix, User.from_json, quote(after, "@-._~"), limit)
     return users, None if end is None else unquote(end)
+
+
+async def count_users(store: Store, partner: str, provider: str) -> int:
+    """How many users a connection has, archived ones too."""
+    _named(connection_key, partner, provider)
+    return await store.count(f"{USER_PREFIX}{partner}/{provider}/")
+
+
+async def count_of(store: Store, kind: Literal["users", "connections"], partner: str) -> int:
+    """How many a partner has in all."""
+    prefix = USER_PREFIX if kind == "users" else CONNECTION_PREFIX
+    return await store.count(f"{prefix}{_name(partner)}/")
 
 
 async def change_user(store: Store, mailbox: Mailbox, change: Callable[[User], User]) -> User:
@@ -238,8 +254,8 @@ async def delete_user(store: Store, mailbox: Mailbox) -> None:
     """Remove a user and how far it was read; a new one of that tag begins anew. Raises `NotThere`."""
     for attempt in range(ATTEMPTS):
         user = await get_user(store, mailbox)
-        gone = [Delete(CHECKPOINT_PREFIX + mailbox.path), *map(Delete, claims.claims(user))]
-        if await store.commit(Delete(user.key, user.revision), *gone) is not None:
+        _, *gone = _without(mailbox.path)
+        if await store.commit(Delete(user.key, user.revision), *gone, *map(Delete, claims.claims(user))) is not None:
             return
         await _pause(attempt)
     raise _busy(_user(mailbox))
@@ -251,6 +267,19 @@ async def delete_user(store: Store, mailbox: Mailbox) -> None:
 def with_secret(sealer: Sealer, user: User, secret: str, login: str | None = None) -> User:
     """The user with this password or refresh token, sealed; it is no longer parked by failures. Blank: disconnected."""
     user = replace(user, login=user.login if login is None else login, secret=_seal(sealer, user, secret))
+    return renewed(user)
+
+
+def with_fields(user: User, fields: Mapping[str, Any]) -> User:
+    """The user with these fields, which are none of its secret. Another name to log in with counts as new credentials."""
+    new = replace(user, **fields)
+    if (new.login or new.email) != (user.login or user.email):
+        return renewed(new)
+    return replace(new, connected_at=(new.connected_at or now_text()) if new.connected else "")
+
+
+def renewed(user: User) -> User:
+    """The user with other credentials, which a name to log in with is part of: what failed with the old ones counts no more."""
     if not user.held:
         user = replace(user, parked="", reason="")
     return replace(user, connected_at=now_text() if user.connected else "")
@@ -417,6 +446,22 @@ async def _page(
         except ValueError as error:
             log.warning("the record %s makes no sense: %s", item.key, error)
     return found, None if page.after is None else page.after.removeprefix(prefix)
+
+
+async def _remove_users(store: Store, prefix: str) -> None:
+    """Remove all users whose paths begin like this, some at a time, and what else there is of them."""
+    while True:
+        page = await store.range(USER_PREFIX + prefix, limit=MAX_CHANGES // 3)
+        if not page.items:
+            break
+        await store.commit(*(change for item in page.items for change in _without(item.key.removeprefix(USER_PREFIX))))
+    for left in (CHECKPOINT_PREFIX, claims.CLAIM_PREFIX):
+        await _empty(store, left + prefix)
+
+
+def _without(path: str) -> tuple[Change, ...]:
+    """What removes a user: its record, how far it was read, and what the broker retains of it."""
+    return Delete(USER_PREFIX + path), Delete(CHECKPOINT_PREFIX + path), ask_gone(path)
 
 
 async def _empty(store: Store, prefix: str) -> None:

@@ -1,18 +1,41 @@
-"""What the owner of a mailbox is asked to do once: a request in the store, which is taken back when it is done.
+"""What a mailbox's watcher is asked to do once: a record in the store (`/mail/ask/<partner>/<provider>/<tag>`), which whoever
+watches the mailbox, now or later, takes back when it is done.
 
-So it does not matter who owns the mailbox when it is asked, or whether that watcher lives long enough.
+One is to tell of mails again that are there already. The other is left by a user who was removed: to end the state that the
+broker retains for it, which nobody else would.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from tstack.mail.event import Mailbox
+from tstack.store.interface import Item, Put
 
-ASK_PREFIX = "/mail/ask/"
-"""Requests, by the mailbox's path."""
+ASK_PREFIX: Final = "/mail/ask/"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked. `gone`: the user was removed; else: tell of mails again, since a time or from the beginning."""
+
+    item: Item
+    gone: bool
+    since: datetime | None = None
+
+    @classmethod
+    def from_item(cls, item: Item) -> Ask:
+        """The request in a record. Raises `ValueError`."""
+        try:
+            fields = json.loads(item.value)
+            since = fields.get("Since")
+            return cls(item, bool(fields.get("Gone")), datetime.fromisoformat(since) if since else None)
+        except (TypeError, AttributeError, RecursionError):
+            raise ValueError("it is no request") from None
 
 
 def ask_key(mailbox: Mailbox) -> str:
@@ -25,10 +48,6 @@ def ask_sweep(since: datetime | None) -> bytes:
     return json.dumps({"Since": since.isoformat() if since else None, "Asked": time.time()}).encode()
 
 
-def asked_since(request: bytes) -> datetime | None:
-    """Since when to tell again; None: from the beginning. Raises `ValueError` for what is no request."""
-    try:
-        text = json.loads(request).get("Since")
-        return datetime.fromisoformat(text) if text else None
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+def ask_gone(path: str) -> Put:
+    """The request to end what is retained of a mailbox, in the stead of any other."""
+    return Put(ASK_PREFIX + path, json.dumps({"Gone": True, "Asked": time.time()}).encode())

@@ -44,6 +44,8 @@ class NotOurs(Exception):
 
 @dataclass(slots=True)
 class _Checkpoint:
+    incarnation: str
+    """Of the user it is of: an earlier one of that tag was another mailbox."""
     revision: int = 0
     folders: dict[str, Mark] = field(default_factory=dict)
     other: dict[str, object] = field(default_factory=dict)
@@ -91,9 +93,10 @@ class Checkpoints:
 
     # -- resuming --------------------------------------------------------------------------------------------------------
 
-    async def resume(self, path: str) -> dict[str, Mark]:
+    async def resume(self, path: str, incarnation: str = "") -> dict[str, Mark]:
         """Take a mailbox over: by folder, from where on it is to be read. Raises `StoreError`."""
-        stored = self._known[path] = await self._read(path)
+        await self._outbox.begin(path, incarnation)
+        stored = self._known[path] = await self._read(path, incarnation)
         marks = dict(stored.folders)
         for folder, mine in (await self._outbox.marks(path)).items():
             theirs = marks.get(folder)
@@ -114,17 +117,20 @@ class Checkpoints:
             await self._commit_one(path)
         self.release(path)
 
-    async def _read(self, path: str) -> _Checkpoint:
+    async def _read(self, path: str, incarnation: str) -> _Checkpoint:
+        """The checkpoint in the store, as far as it is of this incarnation."""
         item = await self._store.get(PREFIX + path)
         if item is None:
-            return _Checkpoint()
+            return _Checkpoint(incarnation)
         try:
             fields = json.loads(item.value)
+            if fields.pop("Of", "") != incarnation:
+                return _Checkpoint(incarnation, item.revision)
             folders = {str(name): mark_of(mark) for name, mark in fields.pop("Folders", {}).items()}
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             log.error("the checkpoint of %s makes no sense (%s) and counts as none", path, error)
-            return _Checkpoint(item.revision)
-        return _Checkpoint(item.revision, folders, fields)
+            return _Checkpoint(incarnation, item.revision)
+        return _Checkpoint(incarnation, item.revision, folders, fields)
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
@@ -211,7 +217,8 @@ class Checkpoints:
             if isinstance(fence, Check) and not await self._holds(fence):
                 self._is_lost(path)
                 return
-            self._merge(path, await self._read(path))
+            if (mine := self._known.get(path)) is not None:
+                self._merge(path, await self._read(path, mine.incarnation))
 
     async def _holds(self, fence: Check) -> bool:
         item = await self._store.get(fence.key)
@@ -228,7 +235,8 @@ class Checkpoints:
         except NotOurs:
             self._is_lost(path)
             return None
-        fields = known.other | {"Folders": {name: mark_json(mark) for name, mark in known.folders.items()}}
+        of = {"Of": known.incarnation} if known.incarnation else {}
+        fields = known.other | of | {"Folders": {name: mark_json(mark) for name, mark in known.folders.items()}}
         put = Put(PREFIX + path, json.dumps(fields, separators=(",", ":")).encode(), known.revision)
         return [put] if fence is None else [fence, put]
 

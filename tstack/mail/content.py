@@ -147,15 +147,13 @@ def _is_file(part: Message, kind: str) -> bool:
 
 
 def _attachment(part_id: str, part: Message, kind: str) -> Attachment:
-    payload = part.get_payload()
-    size = len(payload) if isinstance(payload, str) else len(data_of(part))
     disposition = part.get_content_disposition()
     cid = part.get("Content-ID")
     return Attachment(
         part_id,
         file_name(part),
         kind[:MAX_SHOWN],
-        size,
+        len(data_of(part)),
         disposition if disposition in ("attachment", "inline") else None,
         str(cid).strip().strip("<>")[:MAX_SHOWN] if cid else None,
     )

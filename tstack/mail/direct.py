@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from tstack.client import Client
 from tstack.client.errors import Unreachable
 from tstack.mail.outbox import Entry
+from tstack.mail.properties import EXPIRY, properties_of
 
 CONFIRM = 20.0
 """Seconds that the broker has for its PUBACK: devices wait a minute or more for the answer to a mail."""
@@ -23,7 +24,9 @@ Deliver = Callable[[Sequence[Entry]], Awaitable[None]]
 class Direct:
     """Publishes at QoS 1 and waits for the PUBACK."""
 
-    def __init__(self, client: Client, timeout: float = CONFIRM) -> None:
+    def __init__(self, client: Client, timeout: float = CONFIRM, expiry: int = EXPIRY) -> None:
+        """`timeout` in seconds, as `expiry`: until an event is of no use any more."""
+        self._expiry = expiry
         self._client = client
         self._timeout = timeout
 
@@ -37,4 +40,5 @@ class Direct:
                 raise answer
 
     async def _publish(self, entry: Entry) -> None:
-        await self._client.publish(entry.topic, entry.payload, 1, entry.retain, self._timeout)
+        properties = properties_of(entry, self._expiry)
+        await self._client.publish(entry.topic, entry.payload, 1, entry.retain, self._timeout, properties)

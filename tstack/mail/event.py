@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from tstack.mail.message import Address, Attachment, Headers, mail_key
 
@@ -38,6 +38,12 @@ class Mailbox:
     partner: str
     provider: str
     tag: str
+
+    @classmethod
+    def of_path(cls, path: str) -> Mailbox:
+        """The mailbox with this path. Raises `ValueError` for what is none."""
+        partner, provider, tag = map(unquote, path.split("/"))
+        return cls(partner, provider, tag)
 
     @property
     def path(self) -> str:

@@ -210,6 +210,10 @@ class Unpublished:
             self._marks.pop()
         self._marks.append((last, folder, mark))
 
+    def forget_marks(self) -> None:
+        """The marks mean nothing any more."""
+        self._marks.clear()
+
     def settle(self, number: int) -> None:
         """The broker has it, or it is a dead letter."""
         if self._numbers and number >= self._numbers[0]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header
 from email.utils import getaddresses, parsedate_to_datetime
+from urllib.parse import unquote_to_bytes
 
 from tstack.mail.imap.responses import Fetch
 from tstack.mail.imap.tokens import Value
@@ -56,7 +57,8 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part of a mail that is a file. `size` in bytes as they are transferred."""
+    """A part of a mail that is a file. `size` in bytes when decoded (RFC 8621 4.1.4): of base64 in an IMAP server's structure
+    to within two bytes, of quoted-printable there as it is transferred."""
 
     part_id: str
     name: str | None
@@ -291,9 +293,17 @@ def _file(path: str, part: Sequence[Value]) -> Attachment | None:
     name = parameters.get("filename") or _parameters(part[2]).get("name")
     if disposition != "attachment" and (not name or (disposition is None and kind.startswith("text/"))):
         return None
-    size = int(part[6]) if isinstance(part[6], bytes) and part[6].isdigit() and len(part[6]) < 16 else 0
+    octets = int(part[6]) if isinstance(part[6], bytes) and part[6].isdigit() and len(part[6]) < 16 else 0
+    size = _decoded_size(octets) if _word(part[5]).lower() == "base64" else octets
     cid = _word(part[3]).strip("<>") or None
     return Attachment(path, _shown(decoded(name)) if name else None, kind[:MAX_SHOWN], size, disposition, cid)
+
+
+def _decoded_size(octets: int) -> int:
+    """What so many octets of base64 hold, but for up to two bytes that only the text itself tells: a line of 76 characters and
+    its end are 57 bytes (RFC 2045 6.8)."""
+    lines, rest = divmod(octets, 78)
+    return 57 * lines + 3 * min(rest, 76) // 4
 
 
 def _disposition(part: Sequence[Value]) -> tuple[str | None, dict[str, str]]:
@@ -305,10 +315,39 @@ def _disposition(part: Sequence[Value]) -> tuple[str | None, dict[str, str]]:
     return None, {}
 
 
+_PARAMETER = re.compile(r"([^*]+)(?:\*(0|[1-9][0-9]{0,2}))?(\*)?")
+
+
 def _parameters(value: Value) -> dict[str, str]:
+    """The parameters by their names in lower case; those in pieces, or with a character set, as RFC 2231 writes them too."""
     if not isinstance(value, list):
         return {}
-    return {_word(name).lower().rstrip("*"): _word(text) for name, text in zip(value[::2], value[1::2], strict=False)}
+    found: dict[str, str] = {}
+    pieces: dict[str, dict[int, tuple[str, bool]]] = {}
+    for name, text in zip(value[::2], value[1::2], strict=False):
+        match = _PARAMETER.fullmatch(_word(name).lower())
+        if match is None:
+            continue
+        base, number, encoded = match.groups()
+        if number or encoded:
+            pieces.setdefault(base, {})[int(number or 0)] = (_word(text), bool(encoded))
+        else:
+            found[base] = _word(text)
+    joined = {name: _joined(them) for name, them in pieces.items()}
+    return found | {name: whole for name, whole in joined.items() if whole}
+
+
+def _joined(pieces: Mapping[int, tuple[str, bool]]) -> str:
+    """The text of a parameter in pieces, up to the first one that is missing (RFC 2231 3 and 4)."""
+    charset, data = "utf-8", b""
+    for number in range(len(pieces)):
+        if number not in pieces:
+            break
+        text, encoded = pieces[number]
+        if encoded and not number and text.count("'") > 1:
+            charset, _, text = text.split("'", 2)
+        data += unquote_to_bytes(text) if encoded else text.encode("utf-8", "replace")
+    return _text(data, charset or "utf-8")
 
 
 def _word(value: Value) -> str:

@@ -7,12 +7,14 @@ tag: the number of series must not depend on them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from tstack.mail import blob_metrics
 from tstack.mail.mailbox import State
+from tstack.mail.outbox_file import HookKind
 from tstack.mail.tracers import STAGES, Tracers
 from tstack.web.exposition import Page
 
@@ -36,10 +38,15 @@ def exposition(station: Station) -> str:
 
     add("imap_client_user_thread_count", "gauge", "Mailboxes that this process has.", len(boxes))
     add("imap_client_work_queue_length", "gauge", "Events and deliveries that wait in the outbox.", outbox.waiting)
+    add("imap_client_thread_count", "gauge", "Threads of this process.", threading.active_count())
     add(
-        "imap_client_total_emails_processed", "counter", "Events that the broker has confirmed since the start.",
-        publisher.published,
+        "imap_client_total_emails_processed", "counter", "Mails whose event the broker has confirmed since the start.",
+        publisher.mails,
     )  # fmt: skip
+    page.add_histogram("work_queue_latency", "Seconds that events have waited since they were found.", outbox.latency)
+    add("tstack_mail_skipped_total", "counter", "Mails that could not be told of.", watcher.skipped, "reason")
+    for kind in get_args(HookKind):
+        add(f"app_call_{kind}_webhook_count", "counter", "Calls of webhooks.", station.forwarder.calls[kind])
     by_state: dict[str, float] = {state: states[state] for state in get_args(State)}
     add("tstack_mail_mailboxes", "gauge", "Mailboxes of this process by their condition.", by_state, "state")
     add(
@@ -68,6 +75,10 @@ def exposition(station: Station) -> str:
     add(
         "tstack_mail_api_refused_total", "counter", "Connections to it that were one too many.",
         sum(api.refused for api in apis),
+    )  # fmt: skip
+    add(
+        "tstack_mail_limit_hits_total", "counter", "How often a partner had as many as it may.", station.api.refusals,
+        "limit",
     )  # fmt: skip
     add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)

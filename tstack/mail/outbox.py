@@ -42,6 +42,7 @@ from tstack.mail.outbox_file import (
     Transmit,
     partner_of,
 )  # fmt: skip
+from tstack.web.exposition import Histogram
 
 __all__ = ["Entry", "Hook", "Letter", "Outbox", "OutboxLimits", "Queued", "Track", "Transmit", "partner_of"]
 
@@ -58,6 +59,9 @@ PRUNE_EVERY = 60.0
 
 REPLAY_SLICE = 500
 """Entries that a replay puts in line at a time."""
+
+LATENCY = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
+"""Upper ends of the buckets of how long events wait: milliseconds when all is well, hours without a broker."""
 
 HOOKS_EACH = 4
 """Deliveries to one partner's webhook at a time: a slow one must not take all places."""
@@ -125,7 +129,9 @@ class Outbox:
             "hook": Lines(strict=False, most=HOOKS_EACH),
         }
         self._news: dict[Track, asyncio.Event] = {"entry": asyncio.Event(), "hook": asyncio.Event()}
-        self._sizes: dict[tuple[Track, int], tuple[str, int]] = {}
+        self._sizes: dict[tuple[Track, int], tuple[str, int, float]] = {}
+        self.latency = Histogram(LATENCY)
+        """Seconds that events have waited, each since it was found, or since the process began."""
         self._posts: dict[str, tuple[str, Entry]] = {}
         self._unpublished: dict[str, Unpublished] = {}
         self._room = Room(self.limits.entries, self.limits.size, self.limits.share)
@@ -167,8 +173,9 @@ class Outbox:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    async def append(self, mailbox: str, folder: str, events: Sequence[Entry], mark: Mark) -> None:
-        """Keep events and the mark behind them; on disk, together, when this returns. Events that are there are passed over.
+    async def append(self, mailbox: str, folder: str, events: Sequence[Entry], mark: Mark | None) -> None:
+        """Keep events and the mark behind them, if there is one; on disk, together, when this returns. Events that are there
+        are passed over.
 
         Waits while the outbox is full. Raises `Failure` when the file cannot be used any more.
         """
@@ -188,7 +195,8 @@ class Outbox:
             self._appended(mailbox, change)
             unpublished = self._unpublished.setdefault(mailbox, Unpublished())
             unpublished.add(sorted(change.entries))
-            unpublished.mark(folder, mark)
+            if mark is not None:
+                unpublished.mark(folder, mark)
             self._safe(mailbox)
             self._room.let_in()
 
@@ -213,9 +221,24 @@ class Outbox:
         """How far each folder has been read, as far as this outbox knows."""
         return await self._do(lambda file: file.marks(mailbox))
 
+    async def begin(self, mailbox: str, incarnation: str) -> None:
+        """The mailbox is of this user. Was it of an earlier one of that tag, its marks and keys are forgotten."""
+
+        def then(another: bool) -> None:
+            if another:
+                self._forgotten(mailbox)
+
+        await self._do(lambda file: file.begin(mailbox, incarnation), then)
+
     async def forget(self, mailbox: str) -> None:
         """A mailbox is gone: forget its marks and keys. Events of it that wait go out all the same."""
-        await self._do(lambda file: file.forget(mailbox))
+        await self._do(lambda file: file.forget(mailbox), lambda _: self._forgotten(mailbox))
+
+    def _forgotten(self, mailbox: str) -> None:
+        unpublished = self._unpublished.get(mailbox)
+        if unpublished is not None:
+            unpublished.forget_marks()
+            self._safe(mailbox)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -522,7 +545,7 @@ class Outbox:
         if not numbers:
             return
         for number, size in numbers.items():
-            self._sizes[track, number] = (mailbox, size)
+            self._sizes[track, number] = (mailbox, size, time.monotonic())
         self._room.use(partner_of(mailbox), len(numbers), sum(numbers.values()))
         self._lines[track].add(mailbox if track == "entry" else partner_of(mailbox), sorted(numbers))
         self._news[track].set()
@@ -545,9 +568,11 @@ class Outbox:
         """A number is done with, one way or another: its mailbox."""
         self._lines[track].settled(number)
         self._news[track].set()
+        known = self._sizes.get((track, number))
         mailbox = self._free(track, number)
-        if mailbox is None or track == "hook":
+        if known is None or mailbox is None or track == "hook":
             return None
+        self.latency.add(time.monotonic() - known[2])
         self._settle_unpublished(mailbox, number)
         return mailbox
 

@@ -4,6 +4,7 @@
     entry      events: waiting, published (kept for a while, for replays) or dead
     hook       the same for deliveries by webhook, which go their own way
     mark       how far each folder has been read, written with the events that were found on the way there
+    incarnation  which of several users of one tag, one after the other, the marks and keys are of
     seen       the keys of the mails that a mailbox told of last, for folders that are renumbered
     transmit   what the last webhooks were answered
 
@@ -41,6 +42,8 @@ SHOWN = 1024
 Track = Literal["entry", "hook"]
 """Which way out: to the broker, or to a webhook."""
 
+HookKind = Literal["new_mail", "user_connected", "user_disconnected"]
+
 _SCHEMA = """
 CREATE TABLE mailbox (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, partner TEXT NOT NULL);
 CREATE INDEX mailbox_partner ON mailbox (partner);
@@ -65,12 +68,15 @@ CREATE TABLE transmit (
     at REAL NOT NULL, attempt INTEGER NOT NULL, code INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
+_LATER = "CREATE TABLE IF NOT EXISTS incarnation (mailbox INTEGER PRIMARY KEY, name TEXT NOT NULL)"
+"""What came later, and files of the first release lack: they go on without a loss."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hook:
     """What a webhook is to get too: `kind` says which of the partner's URLs, `body` is JSON that is signed when it is sent."""
 
-    kind: Literal["new_mail", "user_connected", "user_disconnected"]
+    kind: HookKind
     body: bytes
 
 
@@ -195,6 +201,7 @@ class OutboxFile:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._check()
+        self.db.execute(_LATER)
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = FULL")
         self._mailboxes = dict(self.db.execute("SELECT name, number FROM mailbox").fetchall())
@@ -519,6 +526,16 @@ class OutboxFile:
             if self.db.execute("SELECT 1 FROM seen WHERE mailbox = ? AND key = ?", (mailbox, key)).fetchone():
                 found.add(key)
         return found
+
+    def begin(self, name: str, incarnation: str) -> bool:
+        """Note whose a mailbox is. True: it was another one's, whose marks and keys are forgotten."""
+        mailbox = self._mailbox(name)
+        row = self.db.execute("SELECT name FROM incarnation WHERE mailbox = ?", (mailbox,)).fetchone()
+        if (row[0] if row else "") == incarnation:
+            return False
+        self.forget(name)
+        self.db.execute("INSERT OR REPLACE INTO incarnation VALUES (?, ?)", (mailbox, incarnation))
+        return True
 
     def forget(self, name: str) -> None:
         """A mailbox is gone: its marks and keys go too. What waits of it goes out all the same."""

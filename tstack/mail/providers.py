@@ -99,7 +99,7 @@ def where(connection: Connection) -> Where:
     if connection.tls == "none" and not is_loopback(host):
         raise Failure(
             f"{host} would get passwords without TLS",
-            "set imap_tls to implicit or starttls: none is for this machine only",
+            "set imap_tls (tmail: -tls) to implicit or starttls: none is for this machine only",
         )
     return Where(host, connection.port or (993 if connection.tls == "implicit" else 143), connection.tls)
 

@@ -17,6 +17,7 @@ from tstack.client import Backoff, Client, Closed, NotConfirmed, Options, Turned
 from tstack.errors import Failure
 from tstack.logs import clean
 from tstack.mail.outbox import Outbox, Queued
+from tstack.mail.properties import EXPIRY, properties_of
 
 log = logging.getLogger("tstack.mail")
 
@@ -67,16 +68,18 @@ class Publisher:
         ours: Callable[[str], bool] = lambda mailbox: True,
         max_packet: int = MAX_PACKET,
         wait: Callable[[int], float] = retry_wait,
+        expiry: int = EXPIRY,
     ) -> None:
         """`trial` is a second connection (`trial_client`), for what the broker may not want. `ours(path)`: do we watch the
         mailbox? Of one that we do not, retained events are dropped: somebody else knows better. `wait`: seconds until the
-        next try, by the number of those that were refused for certain."""
+        next try, by the number of those that were refused for certain. `expiry`: seconds until an event is of no use."""
         self._outbox = outbox
         self._client = client
         self._trial = trial
         self._ours = ours
         self._max_packet = max_packet
         self._wait = wait
+        self._expiry = expiry
         self._flying = self._flying_size = self._in_trial = 0
         self._out: set[int] = set()
         """Taken, and not given back yet."""
@@ -86,6 +89,8 @@ class Publisher:
         self._confirmed: list[int] = []
         self._news = asyncio.Event()
         self.published = 0
+        self.mails = 0
+        """Of these, mails."""
         self.refused = 0
         """Tries that the broker refused."""
         self.buried = 0
@@ -152,11 +157,13 @@ class Publisher:
         if queued.retain and not self._ours(queued.mailbox):
             self._done(queued.number)
             return
-        if (size := len(queued.topic.encode()) + len(queued.payload)) > self._max_packet:
+        properties = properties_of(queued, self._expiry)
+        around = len(queued.topic.encode()) + len(properties.encode_fields())
+        if (size := around + len(queued.payload)) > self._max_packet:
             await self._bury(queued, f"{size} bytes are more than the broker takes ({self._max_packet})")
             return
         try:
-            await client.publish(queued.topic, queued.payload, 1, queued.retain, timeout=None)
+            await client.publish(queued.topic, queued.payload, 1, queued.retain, None, properties)
         except (TurnedAway, Closed):
             raise
         except NotConfirmed as failure:
@@ -165,6 +172,7 @@ class Publisher:
             await self._bury(queued, str(failure))
         else:
             self.published += 1
+            self.mails += queued.topic.endswith("/new")
             self._done(queued.number)
 
     async def _refused(self, queued: Queued, reason: str) -> None:

@@ -209,6 +209,8 @@ class User:
     """When it was given the credentials that it has."""
     announced: str = ""
     """The `connected_at` that its partner has been told of (`connected`, or `disconnected` when it is blank)."""
+    incarnation: str = ""
+    """At random, for each that is made: how far a mailbox was read counts for no later user of that tag."""
     other: Mapping[str, object] = field(default_factory=dict, hash=False)
     revision: int = 0
 
@@ -370,6 +372,7 @@ _USER: Final[_Fields] = {
     "changed": ("Changed", str),
     "connected_at": ("ConnectedAt", str),
     "announced": ("Announced", str),
+    "incarnation": ("Incarnation", str),
 }
 
 

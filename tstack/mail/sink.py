@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -60,10 +62,13 @@ class MailSink:
         terms: Callable[[], Terms],
         keeper: Keeper | None = None,
         max_packet: int = MAX_PACKET,
+        skipped: Counter[str] | None = None,
     ) -> None:
-        """`keeper` is where whole mails are kept. Payloads of more than `max_packet` bytes are not made."""
+        """`keeper` is where whole mails are kept. Payloads of more than `max_packet` bytes are not made. In `skipped` mails
+        that cannot be told of are counted, by the reason."""
         self._keeper = keeper
         self._max_packet = max_packet
+        self._skipped: Counter[str] = Counter() if skipped is None else skipped
         self._outbox = outbox
         self._mailbox = mailbox
         self._terms = terms
@@ -148,6 +153,8 @@ class MailSink:
             yield Entry(self._mailbox.topic("raw"), raw, False, source, f"{mail.id}.raw", again=again)
 
     def _notice(self, notice: Notice) -> Entry:
+        if notice.kind == "skipped":
+            self._skipped[str(notice.data["reason"])] += 1
         payload = event.other(
             self._mailbox, notice.kind, notice.data, id_=notice.id, time=datetime.now(UTC), folder=notice.folder
         )
@@ -163,6 +170,13 @@ class MailSink:
             "size": mail.size,
         }
         return Notice("skipped", f"{mail.id}.skipped", data, mail.folder)
+
+
+def state_gone(mailbox: Mailbox) -> Entry:
+    """What ends the retained state of a mailbox that was removed: a message of no bytes (MQTT 5.0 3.3.1.3)."""
+    return Entry(
+        mailbox.topic("state"), b"", True, f"{mailbox.source()}/state", f"gone.{next(_numbers)}.{time.time_ns()}"
+    )
 
 
 def user_connected(mailbox: Mailbox, email: str, terms: Terms, now: datetime) -> Entry:

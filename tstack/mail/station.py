@@ -32,6 +32,7 @@ from tstack.mail.letters import Letters
 from tstack.mail.listener import Listener
 from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
+from tstack.mail.properties import EXPIRY
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
 from tstack.mail.quirks import UNKNOWN, Quirks
@@ -59,6 +60,8 @@ class Options:
     weight: float = 1.0
     ttl: float = TTL
     starts: float = STARTS
+    expiry: int = EXPIRY
+    """Seconds until an event is of no use to those who were away; 0: it has no end."""
     context: ssl.SSLContext | None = None
     tracer_interval: float = INTERVAL
     """Seconds; 0: no tracers are sent."""
@@ -103,7 +106,9 @@ class Station:
             sealer.derive(PURPOSE), Traced(self.watcher), interval=options.tracer_interval, count=options.tracers,
             listening=self.subscriber.ready,
         )  # fmt: skip
-        self.publisher = Publisher(self.outbox, self._client, self._trial, ours=self.watcher.ours)
+        self.publisher = Publisher(
+            self.outbox, self._client, self._trial, ours=self.watcher.ours, expiry=options.expiry
+        )
         blobs = keeper if isinstance(keeper, Blobs) else None
         self.api = front.Front(store, sealer, self._oauth, self.watcher, options.api, options.context, blobs)
         self.forwarder = Forwarder(self.outbox, self._target, self._archive)

@@ -47,7 +47,7 @@ class Wanted:
         """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
         exchanged by itself leaves `connected_at` as it was, and ends no session."""
         limits = (user.raw_limit, user.keep_limit, self.raw_limit(user))
-        mine = (user.connected_at, user.login, user.email, user.folders, limits, user.parked)
+        mine = (user.incarnation, user.connected_at, user.login, user.email, user.folders, limits, user.parked)
         connection = self.connection(user)
         theirs = None if connection is None else self._bare(connection)
         return mine, theirs, self.watched(user), user.announced == user.connected_at

@@ -18,7 +18,7 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,7 @@ from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.logs import clean
 from tstack.mail import admin
-from tstack.mail.asks import ASK_PREFIX, asked_since
+from tstack.mail.asks import ASK_PREFIX, Ask
 from tstack.mail.assignment import (
     OWNER_PREFIX,
     TTL,
@@ -34,14 +34,14 @@ from tstack.mail.assignment import (
     Membership,
     Owner,
     Peer,
-    nearest,
+    Shares,
     owner_key,
     owner_of,
-    shares,
 )
 from tstack.mail.backoff import PARKED, Backoff
 from tstack.mail.blobs import Keeper
 from tstack.mail.checkpoint import Checkpoints, NotOurs
+from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
 from tstack.mail.gates import Gates
 from tstack.mail.mailbox import Account, Condition, Watch
@@ -56,7 +56,7 @@ from tstack.mail.records import (
     User,
     parked_since,
 )
-from tstack.mail.sink import MailSink, Terms, user_connected, user_disconnected
+from tstack.mail.sink import MailSink, Terms, state_gone, user_connected, user_disconnected
 from tstack.mail.tracers import Tracers, TracerSink
 from tstack.mail.wanted import Wanted
 from tstack.service import spawn
@@ -153,17 +153,19 @@ class Watcher:
         )
         self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
         self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._owner_changed)
-        self.asks = Mirror(store, ASK_PREFIX, lambda item: item, self._asked)
+        self.asks = Mirror(store, ASK_PREFIX, Ask.from_item, self._asked)
+        self.shares = Shares(options.peer.tag, self.peers.values)
         keeps = options.keeper is not None
         self.wanted = Wanted(self.partners.values, self.connections.values, sealer, keeps)
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
+        self.skipped: Counter[str] = Counter()
+        """Mails that could not be told of, by the reason."""
         self._dirty: dict[str, None] = {}
         self._left_by: dict[str, str] = {}
         self._taken_over: Counter[str] = Counter()
         self._all = False
-        self._shares: Mapping[str, str] | None = None
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
         self._running: list[asyncio.Task[None]] = []
@@ -229,7 +231,7 @@ class Watcher:
         self._touched(path, old, new)
 
     def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
-        if self._crowded(self.peers.values) and (
+        if self.shares.crowded(len(self.users.values)) and (
             old is None or new is None or self.wanted.anything(old) != self.wanted.anything(new)
         ):
             self._all = True  # where room is scarce, one mailbox more or less may move others
@@ -302,35 +304,15 @@ class Watcher:
             self._taken_over.clear()
 
     async def _share(self) -> None:
-        """Work out the shares anew. While every watcher has room, each mailbox's is found when it is looked at."""
-        peers = dict(self.peers.values)
-        if not self._crowded(peers):
-            self._shares = None
-            return
-        mailboxes = sorted(path for path, user in self.users.values.items() if self.wanted.anything(user))
-        self._shares = await shares(peers, mailboxes)
-        if (without := len(mailboxes) - len(self._shares)) > 0:
+        mailboxes = (path for path, user in self.users.values.items() if self.wanted.anything(user))
+        if without := await self.shares.renew(mailboxes, len(self.users.values)):
             log.warning("%d mailboxes are watched by nobody: every watcher is full; start another", without)
-
-    def _crowded(self, peers: Mapping[str, Peer]) -> bool:
-        """May one of the watchers be full? While none can be by far, nothing has to be counted."""
-        weight = sum(peer.weight for peer in peers.values())
-        count = len(self.users.values) if peers else 0
-        return any(count * peer.weight / weight * 1.5 + 50 > peer.capacity for peer in peers.values())
-
-    def _mine(self, path: str) -> bool:
-        if self._shares is not None:
-            tag = self._shares.get(path)
-        else:
-            peer = nearest(self.peers.values.values(), path)
-            tag = peer.tag if peer else None
-        return tag == self.options.peer.tag
 
     def _look(self, path: str) -> None:
         """Begin, change or end what is done for a mailbox."""
         user = self.users.values.get(path)
         box = self.boxes.get(path)
-        wanted = self.wanted.anything(user) and self._mine(path) and self.membership.held and not self._stopping
+        wanted = self.wanted.anything(user) and self.shares.mine(path) and self.membership.held and not self._stopping
         if wanted and box is None:
             assert user is not None
             self._begin(path, user)
@@ -340,6 +322,8 @@ class Watcher:
             if user is not None:
                 box.user = user
             self._end(box)
+        if (ask := self.asks.values.get(path)) is not None and ask.gone:
+            self._clear(path, user, ask)
 
     def _begin(self, path: str, user: User) -> None:
         owner = self.owners.values.get(path)
@@ -389,7 +373,7 @@ class Watcher:
                     await asyncio.sleep(wait)
                     if await self._claim(box, owner):
                         # not the watch's own marks: those may be ahead of what the outbox has
-                        await self._watch(box, await self.checkpoints.resume(box.path))
+                        await self._watch(box, await self.checkpoints.resume(box.path, box.user.incarnation))
                     break
                 except asyncio.CancelledError:
                     box.watch = None
@@ -466,7 +450,7 @@ class Watcher:
             return
         wait = parked_for(user)
         keeper = self.options.keeper
-        sink = MailSink(self.outbox, user.mailbox, lambda: self.wanted.terms(user), keeper)
+        sink = MailSink(self.outbox, user.mailbox, lambda: self.wanted.terms(user), keeper, skipped=self.skipped)
         if user.keep_limit and keeper is None:
             log.warning("mails of %s are to be kept, and there is no place for them: see -mailapi", clean(box.path))
 
@@ -486,8 +470,8 @@ class Watcher:
         gate = self.gates[account.where.host]
         told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
         box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
-        if (ask := self.asks.values.get(box.path)) is not None:
-            self._ask(box, ask)
+        if (ask := self.asks.values.get(box.path)) is not None and not ask.gone:
+            self._ask(box.watch, ask)
         await box.watch.run()
 
     def _is(self, box: Box, sink: MailSink, condition: Condition) -> None:
@@ -515,7 +499,7 @@ class Watcher:
             entry = user_connected(user.mailbox, user.email or user.login, terms, when)
         else:  # the same whenever it is told: by what it ends
             entry = user_disconnected(user.mailbox, terms, datetime.fromisoformat(user.announced))
-        await self.outbox.append(box.path, "", [entry], Mark(0, 0))
+        await self.outbox.append(box.path, "", [entry], None)
         told = user.connected_at
         with contextlib.suppress(admin.NotThere):
             box.user = await admin.change_user(self._store, user.mailbox, lambda user: replace(user, announced=told))
@@ -540,16 +524,16 @@ class Watcher:
 
     async def _give_back(self, box: Box) -> None:
         user = self.users.values.get(box.path)
-        if not self._stopping and not (user is not None and self.wanted.watched(user)):
+        if not self._stopping and user is not None and not self.wanted.watched(user):
             sink = MailSink(self.outbox, box.user.mailbox, Terms)
-            held = user is not None and user.held and not user.archived
-            sink.condition(Condition("parked" if held else "stopped", user.reason if user and held else ""))
+            held = user.held and not user.archived
+            sink.condition(Condition("parked" if held else "stopped", user.reason if held else ""))
         async with asyncio.timeout(LAST_WORDS if self._stopping else HAND_OVER):
             while self.outbox.unpublished(box.path) and not box.lost:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(_POLL)
         if box.lost:
             return
-        if user is None:
+        if user is None or user.incarnation != box.user.incarnation:
             await self.outbox.forget(box.path)
             self.checkpoints.release(box.path)
         else:
@@ -558,21 +542,35 @@ class Watcher:
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 
-    def _asked(self, path: str, old: Item | None, new: Item | None) -> None:
+    def _asked(self, path: str, old: Ask | None, new: Ask | None) -> None:
         box = self.boxes.get(path)
-        if box is not None and box.watch is not None and new is not None:
-            self._ask(box, new)
+        if new is not None and new.gone:
+            self._touched(path, old, new)
+        elif new is not None and box is not None and box.watch is not None:
+            self._ask(box.watch, new)
 
-    def _ask(self, box: Box, item: Item) -> None:
+    def _ask(self, watch: Watch, ask: Ask) -> None:
         """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
-        assert box.watch is not None
-        try:
-            since = asked_since(item.value)
-        except ValueError:
-            log.warning("what is asked of mailbox %s makes no sense, and is left", clean(box.path))
+        watch.sweep(ask.since)
+        self._chore(self._until_swept(watch, ask.item), "sweep")
+
+    def _clear(self, path: str, user: User | None, ask: Ask) -> None:
+        """A user was removed: end what the broker retains of it, unless there is another of that tag, whose state is newer."""
+        if path in self.boxes:
+            if user is not None and user.revision > ask.item.revision:
+                self._chore(self._store.delete(ask.item.key, ask.item.revision), "request")
             return
-        box.watch.sweep(since)
-        self._chore(self._until_swept(box.watch, item), "sweep")
+        if not self.shares.mine(path) or not self.membership.held or self._stopping:
+            return
+
+        async def clear() -> None:
+            await self.outbox.forget(path)
+            if path in self.boxes:
+                return
+            await self.outbox.append(path, "", [state_gone(Mailbox.of_path(path))], None)
+            await self._store.delete(ask.item.key, ask.item.revision)
+
+        self._chore(clear(), "what is left of a user")
 
     async def _until_swept(self, watch: Watch, item: Item) -> None:
         while watch.sweeping:  # noqa: ASYNC110 - nobody tells

@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -92,6 +93,8 @@ class Forwarder:
         self._out: set[int] = set()
         """Taken, and not given back yet."""
         self._landed = asyncio.Event()
+        self.calls: Counter[str] = Counter()
+        """Tries, by what the webhook is for."""
         self.delivered = 0
         self.failed = 0
         """Tries that failed."""
@@ -135,6 +138,7 @@ class Forwarder:
         if target is None or not target.url:
             await self._outbox.delivered(queued.number, _answer(queued, 0, "no webhook is wanted any more"))
             return
+        self.calls[queued.topic] += 1
         code, text = await self._post(session, queued, target)
         answer = _answer(queued, code, text)
         if 200 <= code <= 206:

@@ -169,6 +169,16 @@ class Database:
                 size += len(row[1])
         return Page(tuple(items), at, None)
 
+    def count(self, first: bytes, end: bytes | None) -> int:
+        """How many keys there are from `first` to before `end`."""
+        with self._errors():
+            (count,) = self._row(
+                "SELECT count(*) FROM (SELECT value IS NULL AS gone, max(revision) FROM changes WHERE key >= ? AND key < ?"
+                " GROUP BY key HAVING NOT gone)",
+                (first, end or _BEHIND_ALL),
+            )
+        return int(count)
+
     def changes(self, first: bytes, end: bytes | None, after: int) -> Changes:
         """What happened after the revision `after` to the keys from `first` to before `end`."""
         where = "revision > ? AND key >= ? AND key < ?"
@@ -295,8 +305,8 @@ class Database:
 
     # -- what it stands on ---------------------------------------------------------------------------------------------
 
-    def _row(self, statement: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] = self._db.execute(statement).fetchone()
+    def _row(self, statement: str, values: Sequence[object] = ()) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._db.execute(statement, values).fetchone()
         return row
 
     def _data_version(self) -> int:

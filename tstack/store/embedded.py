@@ -105,6 +105,10 @@ class EmbeddedStore(Store):
         first, end = check_range(prefix, limit)
         return await self._ask(lambda database: database.range(first, end, after, limit, revision))
 
+    async def count(self, prefix: str) -> int:
+        first, end = check_range(prefix, 1)
+        return await self._ask(lambda database: database.count(first, end))
+
     async def commit(self, *changes: Change) -> int | None:
         keys = check_changes(changes)
         leases = [_number(change.lease) if isinstance(change, Put) and change.lease else None for change in changes]

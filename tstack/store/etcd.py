@@ -121,6 +121,11 @@ class EtcdStore(Store):
     ) -> Page:
         return (await self._page(prefix, after, limit, revision))[0]
 
+    async def count(self, prefix: str) -> int:
+        first, end = check_range(prefix, 1)
+        answer = await self._range(key=first or b"\0", range_end=end or _END_OF_ALL, count_only=True)
+        return int(answer.count)
+
     async def commit(self, *changes: Change) -> int | None:
         keys = check_changes(changes)
         request = etcdrpc.TxnRequest(

@@ -184,6 +184,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def count(self, prefix: str) -> int:
+        """How many keys there are under `prefix`, without reading what is in them."""
+
+    @abstractmethod
     async def commit(self, *changes: Change) -> int | None:
         """All of the changes or none: the new revision, or None when an `if_revision` did not hold. At least one must write.
 

@@ -13,7 +13,7 @@ SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 Samples = Iterable[tuple[Mapping[str, str], float]]
 
-WHOLE: Final = ("process_", "imap_client_", "app_", "tstack_")
+WHOLE: Final = ("process_", "imap_client_", "app_", "work_queue_", "tstack_")
 """How names begin that stay as they are."""
 
 

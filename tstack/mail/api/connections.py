@@ -24,6 +24,8 @@ _FIELDS: Final = {
 _SHOWN: Final = ("users_count", "title", "created_at", "updated_at")
 """Fields that are only read; to write them changes nothing."""
 
+_SLICE: Final = 50  # users that are decoded at a time: some milliseconds
+
 
 class Connections:
     """The handlers; each is given the partner who asks."""
@@ -49,7 +51,8 @@ class Connections:
         secret = requests.secret(body, "oauth2_client_secret")
         code = body.pop("imap_provider_code")
         new = self._changed(Connection(partner.name, code, _kind(code, body.pop("kind", ""))), body)
-        made = await admin.create_connection(self._store, self._service.sealer, new, secret)
+        async with self._service.room("connections", partner):
+            made = await admin.create_connection(self._store, self._service.sealer, new, secret)
         location = {"Location": f"/api/v1/connections/{made.provider}"}
         return web.json_response(_shown(made, 0), status=201, headers=location)
 
@@ -106,6 +109,8 @@ class Connections:
             tls=body.get("imap_tls") or connection.tls,
             settings={name: value for name, value in settings.items() if value},
         )
+        if new.kind in ("PLAIN", "OAUTH2") and not new.host:
+            raise Problem(400, "imap_host is missing", 'name the IMAP server: {"imap_host": "imap.example.com"}')
         try:
             check_connection(new)
         except ValueError as error:
@@ -113,24 +118,29 @@ class Connections:
         check_settings(new, local=self._service.local)
         return new
 
-    async def _count(self, connection: Connection, connected: bool = False) -> int:
+    async def _count(self, connection: Connection) -> int:
         """How many users it has."""
-        count, after = 0, ""
-        while True:
-            users, end = await admin.list_users(self._store, connection.partner, connection.provider, after=after)
-            count += sum(1 for user in users if user.secret) if connected else len(users)
-            if end is None:
-                return count
-            after = end
+        return await admin.count_users(self._store, connection.partner, connection.provider)
+
+    async def _has_credentials(self, connection: Connection) -> bool:
+        """Has one of its users credentials? Read some at a time: the event loop has other things to do."""
+        after: str | None = ""
+        while after is not None:
+            users, after = await admin.list_users(
+                self._store, connection.partner, connection.provider, after=after, limit=_SLICE
+            )
+            if any(user.secret for user in users):
+                return True
+        return False
 
     async def _check_nothing_leaves(self, old: Connection, new: Connection, secret: str | None) -> None:
         if old.secret and secret is None:
             raise Problem(
                 400, "other servers would get the client secret that is kept", "send oauth2_client_secret as well"
             )
-        if count := await self._count(old, connected=True):
+        if await self._has_credentials(old):
             raise Problem(
-                409, f"credentials of {count} users would go to another server",
+                409, "credentials of users would go to another server",
                 "make another connection for it, or disconnect these users first",
             )  # fmt: skip
 

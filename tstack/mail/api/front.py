@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from tstack.env import Address
 from tstack.identity.seal import Sealer
 from tstack.mail.api.server import Server
-from tstack.mail.api.service import Service
+from tstack.mail.api.service import Bounds, Service
 from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.blobs import Blobs
 from tstack.mail.connect import Links
@@ -42,6 +42,7 @@ class Options:
     """For HTTPS of its own; None: plain HTTP, for a proxy before it."""
     local: bool = False
     """May partners name servers of this machine and its private network?"""
+    bounds: Bounds = field(default_factory=Bounds)
     client: Callable[[web.Request], str] = lambda request: request.remote or ""
     """Who counts as one client, of those who are not known by an API key."""
 
@@ -82,10 +83,16 @@ class Front:
             secure=(options.url or f"{self._scheme}:").startswith("https:"),
             tls=context,
             client=options.client,
+            bounds=options.bounds,
         )  # fmt: skip
         self._options = options
         self.servers: list[Server] = []
         """One for each address, once they have started."""
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How often a bound held a partner back, by its name."""
+        return {kind: self._service.refusals[kind] for kind in ("users", "connections")}
 
     @property
     def urls(self) -> list[str]:

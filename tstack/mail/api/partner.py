@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import hmac
-import re
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
-from tstack.mail import admin
+from tstack.mail import admin, partner_settings
 from tstack.mail.api import requests
-from tstack.mail.api.problems import Problem, bad
+from tstack.mail.api.problems import Problem
 from tstack.mail.api.requests import TEXT, TEXTS
 from tstack.mail.api.service import Service
-from tstack.mail.connect import MAX_URL
-from tstack.mail.providers import check_url
-from tstack.mail.records import FORMATS, Partner, api_key_digest
+from tstack.mail.partner_settings import URLS
+from tstack.mail.records import Partner, api_key_digest
 
-_URLS: Final = ("success_url", "failure_url", "new_mail_webhook", "user_connected_webhook", "user_disconnected_webhook")
-_FIELDS: Final = {**dict.fromkeys(_URLS, TEXT), "redirect_hosts": TEXTS, "format": TEXT}
+_FIELDS: Final = {**dict.fromkeys(URLS, TEXT), "redirect_hosts": TEXTS, "format": TEXT}
 _SHOWN: Final = ("name", "api_keys", "created_at", "updated_at")
-
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?(:[0-9]{1,5})?|\[[0-9a-f:.]{2,45}\](:[0-9]{1,5})?")
 
 
 class Partners:
@@ -41,7 +36,7 @@ class Partners:
         """`PUT /api/v1/partner`: fields that are absent stay as they are."""
         requests.query(request, ())
         body = await requests.read(request, _FIELDS, ignored=_SHOWN)
-        self._check(body)
+        body = partner_settings.checked(body, local=self._service.local)
         changed = await admin.change_partner(self._store, partner.name, lambda now: replace(now, **body))
         return web.json_response(_shown(changed))
 
@@ -64,28 +59,12 @@ class Partners:
         await admin.retire_api_key(self._store, partner.name)
         return web.Response(status=204)
 
-    def _check(self, body: dict[str, Any]) -> None:
-        for name in _URLS:
-            if url := body.get(name):
-                check_url(name, url, local=self._service.local)
-                if len(url) > MAX_URL:
-                    raise bad(f"{name} is longer than {MAX_URL} characters")
-        if "format" in body and (body["format"] or FORMATS[0]) not in FORMATS:
-            raise bad(f"format is one of {', '.join(FORMATS)}")
-        if "format" in body:
-            body["format"] = body["format"] or FORMATS[0]
-        if "redirect_hosts" in body:
-            body["redirect_hosts"] = tuple(host.lower() for host in body["redirect_hosts"])
-            for host in body["redirect_hosts"]:
-                if not _HOST.fullmatch(host):
-                    raise bad("redirect_hosts holds what is no host", "write them as in app.example.com, or with :port")
-
 
 def _shown(partner: Partner) -> dict[str, object]:
     return {
         "name": partner.name,
         "format": partner.format,
-        **{name: getattr(partner, name) for name in _URLS},
+        **{name: getattr(partner, name) for name in URLS},
         "redirect_hosts": list(partner.redirect_hosts),
         "api_keys": len(partner.keys),
         "created_at": partner.created,

@@ -7,15 +7,18 @@ The watchers, who follow the records, tell the partner of it: so the event is ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import math
 import ssl
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -62,6 +65,16 @@ class Rates:
     """Passwords tried for one mailbox, and four times as many from one address: mail servers ban our address, not theirs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one partner may have, 0: no bound. The API holds to it; `tmail`, which an operator types, does not."""
+
+    users: int = 10_000
+    """Users, archived ones too: what one process of watchers takes by default."""
+    connections: int = 100
+    """Connections: servers that a company has mailboxes at, many times over. The list of them counts the users of each."""
+
+
 class Control(Protocol):
     """What the API asks of the watchers."""
 
@@ -91,7 +104,11 @@ class Service:
     client: Callable[[web.Request], str] = lambda request: request.remote or ""
     """The address behind a request; a process behind proxies has its own."""
     trials: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TRIALS))
+    bounds: Bounds = field(default_factory=Bounds)
+    refusals: Counter[str] = field(default_factory=Counter)
+    """How often a bound held a partner back, by its name."""
     _buckets: dict[str, Buckets] = field(default_factory=dict)
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def partner(self, request: web.Request) -> Partner:
         """Who is asking, by the API key. Raises `Problem`."""
@@ -127,6 +144,20 @@ class Service:
         rate = self.rates.trial
         self._take("trial", rate, mailbox)
         self._take("trials", Rate(4 * rate.burst, rate.every / 4), self.client(request))
+
+    @contextlib.asynccontextmanager
+    async def room(self, kind: Literal["users", "connections"], partner: Partner) -> AsyncIterator[None]:
+        """While one more is made. Raises `Problem` when a partner has as many as it may.
+
+        A partner's come one after the other here, so that none is counted too late; each other process that serves the API may
+        go beyond the bound by one."""
+        most = getattr(self.bounds, kind)
+        async with self._turns.setdefault(partner.name, asyncio.Lock()):
+            if most and await admin.count_of(self.store, kind, partner.name) >= most:
+                self.refusals[kind] += 1
+                hint = f"remove what is of no use; more is for the operator to allow: -mail{kind}"
+                raise Problem(409, f"a partner may have {most} {kind}", hint)
+            yield
 
     async def revoke(self, connection: Connection, before: User) -> None:
         """Have the provider forget a refresh token that we have forgotten. When that fails it is logged."""

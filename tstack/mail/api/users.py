@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from tstack.identity.users import now_text
 from tstack.mail import admin
 from tstack.mail.api import requests
 from tstack.mail.api.problems import Problem, bad
@@ -66,7 +65,8 @@ class Users:
         except ValueError as error:
             raise bad(str(error)) from None
         blank = User(mailbox.partner, mailbox.provider, mailbox.tag)
-        made = await admin.create_user(self._store, self._sealer, self._change(connection, body)(blank))
+        async with self._service.room("users", partner):
+            made = await admin.create_user(self._store, self._sealer, self._change(connection, body)(blank))
         where = f"/api/v1/connections/{connection.provider}/users/{quote(made.tag, safe='')}"
         return web.json_response(self._shown(connection, partner, made), status=201, headers={"Location": where})
 
@@ -164,17 +164,15 @@ class Users:
         """What a body does to a user."""
         body = dict(body)
         secret = requests.secret(body, "oauth2_refresh_token" if is_oauth(connection) else "login_password")
-        login = body.pop("login_username", None)
+        if "login_username" in body:
+            body["login"] = body.pop("login_username")
         if "folders" in body:
             body["folders"] = tuple(body["folders"])
 
         def change(user: User) -> User:
-            new = replace(user, **body)
-            if login is not None:
-                new = replace(new, login=login)
             if secret is not None:
-                return admin.with_secret(self._sealer, new, secret)
-            return replace(new, connected_at=(new.connected_at or now_text()) if new.connected else "")
+                return admin.with_secret(self._sealer, replace(user, **body), secret)
+            return admin.with_fields(user, body)
 
         return change
 
