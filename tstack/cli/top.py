@@ -19,6 +19,7 @@ import termios
 import time
 import tty
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
     url = values[declared.ADMIN_URL].rstrip("/")
-    if not url.startswith(("http://", "https://")):
+    if not _is_url(url):
         raise UsageError(f"-url: {url!r} is no URL of an admin listener", "give one such as http://127.0.0.1:9883")
     first = look(url)
     if flags.once or flags.json or not (sys.stdout.isatty() and sys.stdin.isatty()):
@@ -102,6 +103,20 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
         return service.EXIT_OK
     _live(url, first)
     return service.EXIT_OK
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        # to ask for the port raises ValueError where there cannot be one
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 # -- asking --------------------------------------------------------------------------------------------------------------
@@ -340,14 +355,30 @@ def _screen() -> Iterator[None]:
     """A screen of our own, without a cursor; the terminal is as before when the block is left, by whatever way."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    end = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))
-    try:
+
+    def enter() -> None:
         tty.setcbreak(terminal)
         sys.stdout.write("\x1b[?1049h\x1b[?25l")
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
-    finally:
+
+    def leave() -> None:
         sys.stdout.write("\x1b[?25h\x1b[?1049l")
         sys.stdout.flush()
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+    def pause(number: int, frame: object) -> None:
+        leave()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # here it stands until it is continued
+        signal.signal(signal.SIGTSTP, pause)
+        enter()
+
+    end = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))
+    stop = signal.signal(signal.SIGTSTP, pause)
+    try:
+        enter()
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        leave()
+        signal.signal(signal.SIGTSTP, stop)
         signal.signal(signal.SIGTERM, end)
