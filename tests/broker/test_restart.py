@@ -10,7 +10,7 @@ import pytest
 
 from tests.broker.serving import Peer, Serving, open_to_all, until
 from tests.routing.wire import puback, publish, subscribe
-from tstack.broker.journal import VERSION
+from tstack.broker.journal import FORM
 from tstack.routing.replay import SLICE
 
 
@@ -123,5 +123,5 @@ async def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
         one = await Peer.login(broker.port(), client_id="one", clean=False)
         assert (await one.message()).payload == b"1"
     database = sqlite3.connect(folder / "journal.db")
-    assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    assert database.execute("PRAGMA user_version").fetchone() == (FORM.version,)
     database.close()

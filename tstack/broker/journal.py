@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -35,13 +33,9 @@ from tstack.routing.message import Message
 from tstack.routing.router import Router
 from tstack.routing.session import Permissions, Session
 from tstack.routing.subscriptions import Subscription
+from tstack.store.own_file import Form, OwnFile
 
 log = logging.getLogger("tstack.broker.journal")
-
-APPLICATION_ID = 0x74737461
-"""What SQLite's header says of our journals ("tsta"), so that no other database is ever taken for one."""
-
-VERSION = 2
 
 LINGER = 0.001
 """Seconds that a batch collects at least: receivers that are there acknowledge meanwhile, and nothing is left to write."""
@@ -49,7 +43,7 @@ LINGER = 0.001
 INTERVAL = 1.0
 """Seconds between two batches in the mode `interval`."""
 
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE session (
     number INTEGER PRIMARY KEY, user TEXT NOT NULL, client_id TEXT NOT NULL, version INTEGER NOT NULL,
     expiry REAL NOT NULL, expires_at REAL NOT NULL, identity TEXT NOT NULL);
@@ -71,11 +65,15 @@ CREATE TABLE retained (
     expires REAL NOT NULL) WITHOUT ROWID;
 """
 
-FROM_VERSION_1 = """
+_FROM_VERSION_1 = """
 ALTER TABLE delivery ADD COLUMN share TEXT NOT NULL DEFAULT '';
 CREATE TABLE replay (session INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (session, name)) WITHOUT ROWID;
 """
 """Version 2 knows which shared subscription a delivery is for, and who has not got all retained messages yet."""
+
+FORM = Form(
+    "journal", "broker", 0x74737461, 2, _SCHEMA, "start without its sessions", {1: _FROM_VERSION_1}
+)  # "tsta": no other database is ever taken for one of ours
 
 
 def check_file(path: Path) -> None:
@@ -91,17 +89,7 @@ def check_file(path: Path) -> None:
         raise Failure(
             f"{path} is no journal, or is damaged", "move it away to start without its sessions, or restore a copy"
         )
-    _check_ids(path, int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big"))
-
-
-def _check_ids(path: Path, application: int, version: int) -> None:
-    if application != APPLICATION_ID:
-        raise Failure(f"{path} is a database of some other program", "it was left as it is: move it away")
-    if version not in {1, VERSION}:
-        raise Failure(
-            f"the journal {path} has version {version}, this broker writes version {VERSION}",
-            "it was left as it is: use the release that wrote it, or move it away to start without its sessions",
-        )
+    FORM.check(path, int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big"))
 
 
 class DiskJournal:
@@ -114,15 +102,13 @@ class DiskJournal:
 
         `failed` is called, once, when the journal cannot be written any more: nothing more can be acknowledged then.
         """
-        self._path = path
+        self._file = OwnFile(path, FORM)
         self._router = router
         self._strict = mode == "commit"
         self._written = written
         self._failed = failed
         self._journal = Journal(self._strict)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._database: sqlite3.Connection | None = None
-        self._lock: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
         self._skew = 0.0
@@ -141,15 +127,7 @@ class DiskJournal:
         try:
             rows = await loop.run_in_executor(self._thread, self._load)
         except sqlite3.DatabaseError as error:
-            raise Failure(
-                f"the journal {self._path} cannot be read: {error}",
-                "it was left as it is: move it away to start without its sessions, or restore a copy",
-            ) from None
-        except OSError as error:
-            raise Failure(
-                f"the journal {self._path} cannot be opened: {error.strerror}",
-                "make its directory writable for this user",
-            ) from None
+            raise self._file.unreadable(error) from None
         self._restore(rows, permissions)
         self._router.journal = self._journal
 
@@ -161,19 +139,10 @@ class DiskJournal:
         while self._writing is not None:
             await asyncio.wait([self._writing])
             await asyncio.sleep(0)
-        if self._database is not None and self._journal.take() is not None:
+        if self._file.is_open and self._journal.take() is not None:
             await self._write()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
         self._thread.shutdown()
-
-    def _close(self) -> None:
-        if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.close()
-            self._database = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     @property
     def held(self) -> int:
@@ -219,20 +188,7 @@ class DiskJournal:
 
     def _load(self) -> dict[str, list[tuple[Any, ...]]]:
         """Lock and open the file, check that it is ours, read it whole."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # for nobody else: who may read a file may lock it
-        self._lock = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(
-                f"the journal {self._path} is in use by another broker", "stop that one, or use another data directory"
-            ) from None
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        self._database = database
-        self._check(database)
-        database.execute("PRAGMA journal_mode = WAL")
+        database = self._file.open()
         database.execute(f"PRAGMA synchronous = {'FULL' if self._strict else 'NORMAL'}")
         tables = {
             "session": "SELECT number, user, client_id, version, expiry, expires_at, identity FROM session",
@@ -246,27 +202,9 @@ class DiskJournal:
         }
         return {table: database.execute(query).fetchall() for table, query in tables.items()}
 
-    def _check(self, database: sqlite3.Connection) -> None:
-        """Ours and whole, or new and empty; anything else is refused."""
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application == 0 and tables == 0:
-            database.executescript(
-                f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-            )
-            return
-        _check_ids(self._path, application, version)
-        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        if version == 1:
-            database.executescript(f"BEGIN; {FROM_VERSION_1} PRAGMA user_version = {VERSION}; COMMIT;")
-
     def _commit(self, batch: Batch) -> None:
         """Write one batch in one transaction."""
-        database = self._database
-        assert database is not None
+        database = self._file.database
         ended = {number for number, session in batch.sessions.items() if session is None}
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -426,7 +364,7 @@ class DiskJournal:
                 journal.open.messages[number] = None
         log.info(
             "%s: %d sessions, %d messages that are owed, %d retained",
-            self._path, len(router.sessions), len(messages), router.retained.count,
+            self._file.path, len(router.sessions), len(messages), router.retained.count,
         )  # fmt: skip
 
     def _begin_with(

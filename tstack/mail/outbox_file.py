@@ -14,22 +14,15 @@ An event is there once: its `source` and `id` are unique as long as it is kept.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from tstack.errors import Failure
 from tstack.mail.folder import Mark, mark_json, mark_of
-
-APPLICATION_ID = 0x74736D6F
-"""What SQLite's header says of our outboxes ("tsmo"), so that no other database is ever taken for one."""
-
-VERSION = 1
+from tstack.store.own_file import Form, OwnFile
 
 WAITING, PUBLISHED, DEAD = 0, 1, 2
 
@@ -68,8 +61,11 @@ CREATE TABLE transmit (
     at REAL NOT NULL, attempt INTEGER NOT NULL, code INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
-_LATER = "CREATE TABLE IF NOT EXISTS incarnation (mailbox INTEGER PRIMARY KEY, name TEXT NOT NULL)"
-"""What came later, and files of the first release lack: they go on without a loss."""
+_FROM_VERSION_1 = "CREATE TABLE incarnation (mailbox INTEGER PRIMARY KEY, name TEXT NOT NULL);"
+
+FORM = Form(
+    "outbox", "watcher", 0x74736D6F, 2, _SCHEMA + _FROM_VERSION_1, "go on from the checkpoints", {1: _FROM_VERSION_1}
+)  # "tsmo": no other database is ever taken for one of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +163,7 @@ class OutboxFile:
     """The file. Every method but `open`, `run` and `close` is called within `run`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock: IO[bytes] | None = None
-        self._database: sqlite3.Connection | None = None
+        self._file = OwnFile(path, FORM)
         self._mailboxes: dict[str, int] = {}
         self._added: dict[int, int] = {}
 
@@ -177,56 +171,13 @@ class OutboxFile:
 
     def open(self) -> Loaded:
         """Open or make the file. Raises `Failure` for one that is not ours, is damaged, or is in use; it is left as it is."""
+        self._file.open()
         try:
-            return self._open()
+            self.db.execute("PRAGMA synchronous = FULL")
+            self._mailboxes = dict(self.db.execute("SELECT name, number FROM mailbox").fetchall())
+            return self._load()
         except sqlite3.Error as error:
-            raise Failure(
-                f"the outbox {self._path} cannot be read: {error}",
-                "it was left as it is: restore a copy, or move it away to go on from the checkpoints",
-            ) from None
-        except OSError as error:
-            raise Failure(
-                f"the outbox {self._path} cannot be opened: {error.strerror}", "make its folder writable for this user"
-            ) from None
-
-    def _open(self) -> Loaded:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._path.with_suffix(".lock").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(
-                f"the outbox {self._path} is in use by another watcher", "stop that one, or use another data directory"
-            ) from None
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        self._check()
-        self.db.execute(_LATER)
-        self.db.execute("PRAGMA journal_mode = WAL")
-        self.db.execute("PRAGMA synchronous = FULL")
-        self._mailboxes = dict(self.db.execute("SELECT name, number FROM mailbox").fetchall())
-        return self._load()
-
-    def _check(self) -> None:
-        """Ours and whole, or new and empty; anything else is refused."""
-        (application,) = self.db.execute("PRAGMA application_id").fetchone()
-        (version,) = self.db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if application == 0 and tables == 0:
-            self.db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-            )
-            return
-        if application != APPLICATION_ID:
-            raise Failure(f"{self._path} is a database of some other program", "it was left as it is: move it away")
-        if version != VERSION:
-            raise Failure(
-                f"the outbox {self._path} has version {version}, this watcher writes version {VERSION}",
-                "it was left as it is: use the release that wrote it, or move it away to go on from the checkpoints",
-            )
-        (verdict,) = self.db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise self._file.unreadable(error) from None
 
     def _load(self) -> Loaded:
         waiting: list[tuple[Track, int, str, int]] = []
@@ -246,8 +197,7 @@ class OutboxFile:
     @property
     def db(self) -> sqlite3.Connection:
         """The open database."""
-        assert self._database is not None
-        return self._database
+        return self._file.database
 
     def run(self, jobs: Sequence[Callable[[OutboxFile], Any]]) -> list[Any]:
         """Do the jobs in one transaction: their results, when all of it is on disk. Raises `sqlite3.Error`: nothing is done."""
@@ -264,13 +214,7 @@ class OutboxFile:
 
     def close(self) -> None:
         """Let go of the file. May be called twice."""
-        if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.close()
-            self._database = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._file.close()
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
