@@ -1,4 +1,4 @@
-"""A real Dovecot for a test: IMAP, plain and TLS, on free ports of 127.0.0.1, with a folder and settings of its own.
+"""A real Dovecot for a test: IMAP, plain and TLS, and LMTP, on free ports of 127.0.0.1, with a folder and settings of its own.
 
 Every user name exists, each with the same password.
 """
@@ -11,19 +11,20 @@ import imaplib
 import os
 import pwd
 import shutil
+import smtplib
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.mosquitto import ServerTls
-from tests.processes import Running, free_port, need, wait_for_port
+from tests.processes import PATIENCE, Running, free_port, lacking, need, wait_for_port
 
 _CONFIG = """
 base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = /dev/stderr
-protocols = imap
+protocols = {protocols}
 listen = 127.0.0.1
 default_internal_user = {internal}
 default_login_user = {login}
@@ -33,7 +34,7 @@ first_valid_gid = 0
 mail_uid = {internal}
 mail_gid = {internal_group}
 mail_location = maildir:{folder}/mail/%u
-mail_max_userip_connections = 10000
+mail_max_userip_connections = {per_user}
 disable_plaintext_auth = no
 auth_mechanisms = {mechanisms}
 auth_failure_delay = 0
@@ -45,7 +46,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={internal} gid={internal_group} home={folder}/home/%u
+  args = uid={internal} gid={internal_group} home={folder}/home/%u allow_all_users=yes
 }}
 namespace inbox {{
   inbox = yes
@@ -81,6 +82,7 @@ service imap {{
   process_limit = 200
   service_count = 0
 }}
+{lmtp}
 service stats {{
   unix_listener stats-reader {{
     mode = 0600
@@ -92,11 +94,24 @@ ssl = {ssl}
 """
 
 
+_LMTP = """
+postmaster_address = postmaster@example.org
+hostname = localhost
+service lmtp {{
+  user = {internal}
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {port}
+  }}
+}}
+"""
+
+
 class Dovecot:
     """One server. `capability` replaces what it says that it can do, so that a client does without the rest.
 
     With `mechanisms` such as "oauthbearer" it takes access tokens, and asks at `tokeninfo` (a URL, up to the token) whose they
-    are.
+    are. With `lmtp`, `hand_over` delivers as a mail server of the site would. `per_user`: connections of one user at once.
     """
 
     def __init__(
@@ -107,11 +122,15 @@ class Dovecot:
         capability: str = "",
         mechanisms: str = "",
         tokeninfo: str = "",
+        lmtp: bool = False,
+        per_user: int = 10000,
     ) -> None:
         self._program = need("dovecot")
+        if lmtp and not any(Path(folder, "dovecot/lmtp").exists() for folder in ("/usr/lib", "/usr/libexec")):
+            lacking("Dovecot's LMTP is not installed")
         self._folder = folder = Path(tempfile.mkdtemp(prefix="dovecot-"))  # a test's own may be closed to others
         self.password = password
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port, self.lmtp_port = free_port(), free_port(), free_port()
         account = pwd.getpwuid(os.getuid())
         for name in ("run", "state", "mail", "home"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -126,10 +145,14 @@ class Dovecot:
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, "dovecot", "dovecot")
         own, group = getpass.getuser(), grp.getgrgid(account.pw_gid).gr_name
+        internal = "dovecot" if root else own
         self._config.write_text(
             _CONFIG.format(
                 folder=folder,
-                internal="dovecot" if root else own,
+                protocols="imap lmtp" if lmtp else "imap",
+                lmtp=_LMTP.format(port=self.lmtp_port, internal=internal) if lmtp else "",
+                per_user=per_user,
+                internal=internal,
                 internal_group="dovecot" if root else group,
                 login="dovenull" if root else own,
                 port=self.port,
@@ -183,6 +206,11 @@ class Dovecot:
                 assert status == "OK", answer
         finally:
             client.logout()
+
+    def hand_over(self, mail: bytes, user: str = "bob") -> None:
+        """Deliver a mail to the inbox by LMTP (RFC 2033): when this returns, it is there."""
+        with smtplib.LMTP("127.0.0.1", self.lmtp_port, timeout=PATIENCE) as client:
+            assert client.sendmail("sender@example.org", [user], mail) == {}
 
     def __enter__(self) -> Self:
         return self.start()

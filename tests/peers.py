@@ -88,21 +88,25 @@ async def packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 @contextlib.asynccontextmanager
-async def proxy(port: int) -> AsyncIterator[Server]:
-    """A proxy before a broker: `cut` breaks the connections through it and leaves the broker as it is."""
+async def proxy(port: int, last: Callable[[int], int | None] = lambda number: None) -> AsyncIterator[Server]:
+    """A proxy before a server: `cut` breaks the connections through it and leaves the server as it is. `last` says, of the
+    first, second, ... connection, how many of the server's bytes it lives (None: for ever)."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = last(server.connections)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
 
-        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, left: int | None = None) -> None:
             with contextlib.suppress(OSError):
-                while data := await source.read(65536):
+                while left != 0 and (data := await source.read(65536)):
+                    data = data[:left]
+                    left = None if left is None else left - len(data)
                     target.write(data)
                     await target.drain()
             target.transport.abort()
 
         try:
-            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
+            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer, left))
         finally:
             far_writer.transport.abort()
 

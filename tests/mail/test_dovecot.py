@@ -6,12 +6,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.dovecot import Dovecot
 from tests.mail.watching import BOX, Password, Told, watched
 from tests.mosquitto import Pki
+from tests.peers import proxy, until
 from tstack.mail.connection import RECEIVE, Where
 from tstack.mail.mailbox import Account
 from tstack.mail.quirks import Quirks
@@ -141,6 +143,61 @@ async def test_pitfall_4_without_idle_it_polls(by_status: bool) -> None:
             await asyncio.to_thread(server.deliver, mail("one"))
             await told.until(lambda: told.mails, "it is told of")
     assert told.subjects == ["one"]
+
+
+async def test_pitfall_18_one_connection_too_many_is_no_wrong_password() -> None:
+    with Dovecot(per_user=1) as server:
+        told = Told()
+        other = await asyncio.to_thread(server.login)
+        async with watched(server.port, told, quirks=Quirks(retry_most=0.02)):
+            await told.until(lambda: told.state in ("throttled", "unavailable"), "it is refused")
+            assert "aximum number of connections" in told.conditions[-1].reason
+            await asyncio.to_thread(other.logout)
+            await told.until(lambda: told.state == "connected", "there is room again")
+        assert not {"auth_failed", "parked"} & {condition.state for condition in told.conditions}
+
+
+async def test_with_condstore_and_without_idle_and_notify_nothing_is_missed_or_told_twice() -> None:
+    with Dovecot(capability="IMAP4rev1 CONDSTORE ENABLE", lmtp=True) as server:
+        told = Told()
+        quirks = Quirks(poll=0.1, poll_most=0.2)
+        async with watched(server.port, told, quirks=quirks) as watch:
+            await told.until(lambda: told.state == "connected", "it connects")
+            await asyncio.to_thread(server.hand_over, mail("one"))
+            await told.until(lambda: told.mails, "it is told of")
+            client = await asyncio.to_thread(server.login)
+            client.select("INBOX")
+            client.store("1", "+FLAGS", "\\Seen")  # a change, and no new mail
+            client.logout()
+            await asyncio.to_thread(server.hand_over, mail("two"))
+            await told.until(lambda: len(told.mails) == 2, "the next one is told of")
+            await until(lambda: watch.marks["INBOX"].modseq, "what the folder was like is known when nothing is new")
+            marks = watch.marks
+        told.marks = dict(marks)
+        await asyncio.to_thread(server.hand_over, mail("three"))
+        async with watched(server.port, told, quirks=quirks):
+            await told.until(lambda: len(told.mails) == 3, "what came meanwhile is told of")
+    assert told.subjects == ["one", "two", "three"]
+
+
+async def test_mails_delivered_while_connections_are_cut_are_told_of_once() -> None:
+    """Each connection ends after some bytes more than the one before: in the greeting, in a literal, in IDLE."""
+    quirks = Quirks(logins=1e6, first_logins=1e6, retry_most=0.02)
+    with Dovecot(lmtp=True) as server:
+        told = Told()
+        since = datetime.now(UTC) - timedelta(minutes=1)  # Dovecot tells times in whole seconds
+        async with proxy(server.port, lambda number: 60 * number if number <= 80 else None) as cut:
+            account = Account(BOX, Where("127.0.0.1", cut.port, "none"), Password(), since=since)
+            async with watched(cut.port, told, account=account, quirks=quirks):
+                for number in range(40):
+                    await asyncio.to_thread(server.hand_over, mail(f"m{number}"))
+                    if number % 4 == 0:
+                        cut.cut()
+                await told.until(lambda: len(told.mails) >= 40, "all are told of")
+                await asyncio.to_thread(server.hand_over, mail("last"))
+                await told.until(lambda: "last" in told.subjects, "and the one after them")
+            assert cut.connections > 20
+    assert sorted(told.subjects) == sorted(["last", *(f"m{number}" for number in range(40))])
 
 
 async def test_pitfall_10_a_session_is_ended_by_us_and_nothing_is_lost_or_told_twice(dovecot: Dovecot) -> None:

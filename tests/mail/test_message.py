@@ -184,3 +184,16 @@ def test_ten_thousand_parts() -> None:
     found = attachments(structure(b"(" + FILE * 10_000 + b' "mixed")'))
     assert found is not None
     assert len(found) == 100
+
+
+@pytest.mark.parametrize("text", [
+    " 1-Jan-2026 00:00:00 +0000", "31-dec-1999 23:59:59 -0330", "29-Feb-2024 12:00:00 -0030", "07-Jul-2026 01:02:03 +05:45",
+    "01-Jan-0001 00:00:00 +0100", "30-Feb-2026 00:00:00 +0000", "1-Jan-2026 24:00:00 +0000", "1-Jan-2026 00:00:00 +2400",
+    "1-Jan-2026 00:00:00", "1-Jan-2026 00:00:00 +0000 x", "1-Jän-2026 00:00:00 +0000", "",
+])  # fmt: skip
+def test_internal_dates_are_read_as_pythons_own_reader_does(text: str) -> None:
+    try:
+        expected = datetime.strptime(text.strip(), "%d-%b-%Y %H:%M:%S %z").astimezone(UTC)
+    except (ValueError, OverflowError):
+        expected = None
+    assert internal_date(Fetch(1, {"INTERNALDATE": text.encode()})) == expected

@@ -338,6 +338,10 @@ async def test_whole_mails_are_kept_where_the_api_serves_them(site: Site) -> Non
         whole = await answer.read()
         assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
     assert whole.endswith(picture)
+    admin_url = site.watchers["one"].wait_for(r"tmail is up as \S+; (http://[^; ]+)")[1]
+    async with aiohttp.ClientSession() as session, session.get(f"{admin_url}/metrics") as answer:
+        page = await answer.text()
+    assert 'tstack_mail_blob_requests_total{result="found"} 1' in page
     assert (blob["sha256"], blob["size"]) == (hashlib.sha256(whole).hexdigest(), len(whole))
     async with aiohttp.ClientSession() as session, session.get(blob["url"][:-1]) as answer:
         assert answer.status == 404

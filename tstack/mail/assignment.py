@@ -132,6 +132,37 @@ async def shares(peers: Mapping[str, Peer], mailboxes: Iterable[str]) -> dict[st
     return {mailbox: tag for tag, those in wanted.items() for _, mailbox in those}
 
 
+class Shares:
+    """Which mailboxes one watcher should have, among those of now (`peers`, a live copy by tag)."""
+
+    def __init__(self, tag: str, peers: Mapping[str, Peer]) -> None:
+        self._tag = tag
+        self._peers = peers
+        self._shares: Mapping[str, str] | None = None
+
+    def crowded(self, count: int) -> bool:
+        """With so many mailboxes, may one of the watchers be full? While none can be by far, nothing has to be counted."""
+        weight = sum(peer.weight for peer in self._peers.values())
+        return any(count * peer.weight / weight * 1.5 + 50 > peer.capacity for peer in self._peers.values())
+
+    async def renew(self, mailboxes: Iterable[str], count: int) -> int:
+        """Work out the shares anew, of `count` mailboxes at most; for how many nobody has room. While every watcher has room,
+        each mailbox's is found when it is asked for."""
+        if not self.crowded(count):
+            self._shares = None
+            return 0
+        wanted = sorted(mailboxes)
+        self._shares = await shares(dict(self._peers), wanted)
+        return len(wanted) - len(self._shares)
+
+    def mine(self, mailbox: str) -> bool:
+        """Should this watcher have a mailbox?"""
+        if self._shares is not None:
+            return self._shares.get(mailbox) == self._tag
+        peer = nearest(self._peers.values(), mailbox)
+        return peer is not None and peer.tag == self._tag
+
+
 def boot_time() -> float:
     """Seconds of a clock that goes on while the machine sleeps, where there is one: leases end then as well."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)

@@ -33,7 +33,8 @@ sslproto.SSLProtocol.max_size = 16 * 1024
 Tls = Literal["implicit", "starttls", "none"]
 
 KEEPALIVE = (45, 15, 4)
-"""Seconds of silence until the kernel probes, seconds between probes, probes: a dead path is known after 105 s."""
+"""Seconds of silence until the kernel probes, seconds between probes, probes: a dead path is known after 105 s, and where there
+is TCP_USER_TIMEOUT, which rules probes as well (tcp(7)), with the first probe after that."""
 
 USER_TIMEOUT = 60_000
 """Milliseconds that sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482)."""

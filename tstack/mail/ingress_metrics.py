@@ -6,14 +6,13 @@ No label holds a user, an address or a tag: the number of series must not depend
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Final, get_args
 
-from tstack.mail import blob_http, smtp_session
+from tstack.mail import blob_metrics, smtp_session
 from tstack.mail.blob_http import BlobListener
-from tstack.mail.blobs import Blobs, Keeper
-from tstack.mail.s3 import S3Blobs
+from tstack.mail.blobs import Keeper
 from tstack.mail.smtp import Ingress, Origin
 from tstack.web.exposition import Page
 
@@ -27,10 +26,7 @@ def exposition(ingress: Ingress, kept: Keeper | None, listeners: Sequence[BlobLi
     _sessions(page, ingress)
     _mails(page, ingress)
     _bounds(page, ingress)
-    if isinstance(kept, Blobs | S3Blobs):
-        page.add("blobs_kept_total", "counter", "Whole mails that were kept.", kept.kept)
-    if isinstance(kept, Blobs):
-        _blobs(page, kept, listeners)
+    blob_metrics.add(page, kept, listeners)
     return str(page)
 
 
@@ -65,22 +61,3 @@ def _bounds(page: Page, ingress: Ingress) -> None:
     page.add_by("name", "in_limit", "gauge", "Limits, in bytes, seconds or as a count.", bounds)
     hits = {one: figures[f"refused_{one}"] for one in bounds if one != "failures"}  # the oldest of these are forgotten
     page.add_by("name", "in_limit_hits_total", "counter", "How often a limit held somebody back.", hits)
-
-
-def _blobs(page: Page, kept: Blobs, listeners: Sequence[BlobListener]) -> None:
-    page.add("blobs", "gauge", "Whole mails in the folder.", len(kept))
-    page.add("blob_bytes", "gauge", "Bytes of these.", kept.bytes)
-    page.add("blobs_expired_total", "counter", "Those that went since their time was over.", kept.expired)
-    page.add("blobs_evicted_total", "counter", "Those that went earlier, for want of room.", kept.evicted)
-    requests: Mapping[str, float] = {one: kept.requests[one] for one in ("found", "missing")}
-    page.add_by("result", "blob_requests_total", "counter", "Requests for kept mails.", requests)
-    page.add("blob_connections", "gauge", "Connections to fetch them.", sum(one.open for one in listeners))
-    refused = sum(one.refused for one in listeners)
-    page.add("blob_connections_refused_total", "counter", "Connections that were one too many.", refused)
-    limits = {
-        "keep": kept.limits.keep,
-        "size": kept.limits.size,
-        "count": kept.limits.count,
-        "connections": blob_http.CONNECTIONS,
-    }
-    page.add_by("name", "blob_limit", "gauge", "Limits of kept mails, in bytes, seconds or as a count.", limits)

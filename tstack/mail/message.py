@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.errors import HeaderParseError
 from email.header import decode_header
 from email.utils import getaddresses, parsedate_to_datetime
@@ -236,14 +236,24 @@ def mail_key(headers: Headers, size: int) -> str:
 # -- what IMAP says of a mail ---------------------------------------------------------------------------------------------
 
 
+_INTERNAL = re.compile(rb"\s*(\d{1,2})-([A-Za-z]{3})-(\d{4}) (\d{1,2}):(\d\d):(\d\d) ([+-]\d\d):?(\d\d)\s*\Z")
+_MONTHS = {name: number for number, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+
+
 def internal_date(fetched: Fetch) -> datetime | None:
     """INTERNALDATE (RFC 3501 2.3.3), when the mail came in."""
     value = fetched.items.get("INTERNALDATE")
-    if not isinstance(value, bytes):
+    match = _INTERNAL.match(value) if isinstance(value, bytes) else None
+    if match is None:
+        return None
+    day, month, year, hour, minute, second, hours, minutes = match.groups()
+    zone = 60 * int(hours) + int(hours[:1] + minutes)
+    if abs(zone) >= 24 * 60:
         return None
     try:
-        return datetime.strptime(value.decode("ascii").strip(), "%d-%b-%Y %H:%M:%S %z").astimezone(UTC)
-    except (ValueError, OverflowError):
+        when = datetime(int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+        return when - timedelta(minutes=zone)
+    except (KeyError, ValueError, OverflowError):
         return None
 
 

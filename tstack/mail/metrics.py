@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
+from tstack.mail import blob_metrics
 from tstack.mail.mailbox import State
 from tstack.mail.outbox_file import HookKind
 from tstack.mail.tracers import STAGES, Tracers
@@ -84,6 +85,7 @@ def exposition(station: Station) -> str:
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))
     add("tstack_mail_broker_connected", "gauge", "1: there is a connection to the broker.", int(station.connected))
     _tracers(page, station.tracers)
+    blob_metrics.add(page, watcher.options.keeper)
     return str(page)
 
 

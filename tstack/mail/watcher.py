@@ -18,12 +18,12 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from tstack.errors import Failure
-from tstack.identity.seal import SealBroken, Sealer
+from tstack.identity.seal import Sealer
 from tstack.logs import clean
 from tstack.mail import admin
 from tstack.mail.asks import ASK_PREFIX, Ask
@@ -34,10 +34,9 @@ from tstack.mail.assignment import (
     Membership,
     Owner,
     Peer,
-    nearest,
+    Shares,
     owner_key,
     owner_of,
-    shares,
 )
 from tstack.mail.backoff import PARKED, Backoff
 from tstack.mail.blobs import Keeper
@@ -59,6 +58,7 @@ from tstack.mail.records import (
 )
 from tstack.mail.sink import MailSink, Terms, state_gone, user_connected, user_disconnected
 from tstack.mail.tracers import Tracers, TracerSink
+from tstack.mail.wanted import Wanted
 from tstack.service import spawn
 from tstack.store.interface import Check, Item, Store, StoreError
 from tstack.store.mirror import Mirror
@@ -74,9 +74,6 @@ than not being watched."""
 
 LAST_WORDS = 10.0
 """The same at the end of the process, for all mailboxes together."""
-
-ORIGINAL_RAW = 1 << 20
-"""Bytes up to which mails are fetched whole for partners that want the original's payloads, which hold them: its limit."""
 
 SETTLE = 0.1
 """Seconds from a change of the watchers to a new look at all mailboxes."""
@@ -141,7 +138,6 @@ class Watcher:
         self.outbox = outbox
         self.gates = gates or Gates(lambda host: quirks_of(host, options.unknown))
         self._store = store
-        self._sealer = sealer
         self._login = login
         self.membership = Membership(store, options.peer, self._held, self._lost, ttl=options.ttl)
         self.checkpoints = Checkpoints(store, outbox, self._fence, self._fenced)
@@ -158,18 +154,18 @@ class Watcher:
         self.peers = Mirror(store, WATCHER_PREFIX, Peer.from_item, self._peers_changed)
         self.owners = Mirror(store, OWNER_PREFIX, owner_of, self._owner_changed)
         self.asks = Mirror(store, ASK_PREFIX, Ask.from_item, self._asked)
+        self.shares = Shares(options.peer.tag, self.peers.values)
+        keeps = options.keeper is not None
+        self.wanted = Wanted(self.partners.values, self.connections.values, sealer, keeps)
         self.boxes: dict[str, Box] = {}
         self.events: Counter[str] = Counter()
         """Conditions that were reached, by state."""
         self.skipped: Counter[str] = Counter()
         """Mails that could not be told of, by the reason."""
-        self._terms: dict[str, tuple[Partner, Terms]] = {}
-        self._bares: dict[str, tuple[Connection, Connection]] = {}
         self._dirty: dict[str, None] = {}
         self._left_by: dict[str, str] = {}
         self._taken_over: Counter[str] = Counter()
         self._all = False
-        self._shares: Mapping[str, str] | None = None
         self._news = asyncio.Event()
         self._turn = asyncio.Lock()
         self._running: list[asyncio.Task[None]] = []
@@ -235,7 +231,9 @@ class Watcher:
         self._touched(path, old, new)
 
     def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
-        if self._crowded(self.peers.values) and (old is None or new is None or self._wants(old) != self._wants(new)):
+        if self.shares.crowded(len(self.users.values)) and (
+            old is None or new is None or self.wanted.anything(old) != self.wanted.anything(new)
+        ):
             self._all = True  # where room is scarce, one mailbox more or less may move others
         self._touched(path, old, new)
 
@@ -306,45 +304,15 @@ class Watcher:
             self._taken_over.clear()
 
     async def _share(self) -> None:
-        """Work out the shares anew. While every watcher has room, each mailbox's is found when it is looked at."""
-        peers = dict(self.peers.values)
-        if not self._crowded(peers):
-            self._shares = None
-            return
-        mailboxes = sorted(path for path, user in self.users.values.items() if self._wants(user))
-        self._shares = await shares(peers, mailboxes)
-        if (without := len(mailboxes) - len(self._shares)) > 0:
+        mailboxes = (path for path, user in self.users.values.items() if self.wanted.anything(user))
+        if without := await self.shares.renew(mailboxes, len(self.users.values)):
             log.warning("%d mailboxes are watched by nobody: every watcher is full; start another", without)
-
-    def _crowded(self, peers: Mapping[str, Peer]) -> bool:
-        """May one of the watchers be full? While none can be by far, nothing has to be counted."""
-        weight = sum(peer.weight for peer in peers.values())
-        count = len(self.users.values) if peers else 0
-        return any(count * peer.weight / weight * 1.5 + 50 > peer.capacity for peer in peers.values())
-
-    def _mine(self, path: str) -> bool:
-        if self._shares is not None:
-            tag = self._shares.get(path)
-        else:
-            peer = nearest(self.peers.values.values(), path)
-            tag = peer.tag if peer else None
-        return tag == self.options.peer.tag
-
-    def _wants(self, user: User | None) -> bool:
-        """Is there something to do for a mailbox?"""
-        if user is None:
-            return False
-        return self._watchable(user) or user.announced != user.connected_at
-
-    def _watchable(self, user: User) -> bool:
-        there = f"{user.partner}/{user.provider}" in self.connections.values and user.partner in self.partners.values
-        return there and user.connected and not user.archived and not user.held
 
     def _look(self, path: str) -> None:
         """Begin, change or end what is done for a mailbox."""
         user = self.users.values.get(path)
         box = self.boxes.get(path)
-        wanted = self._wants(user) and self._mine(path) and self.membership.held and not self._stopping
+        wanted = self.wanted.anything(user) and self.shares.mine(path) and self.membership.held and not self._stopping
         if wanted and box is None:
             assert user is not None
             self._begin(path, user)
@@ -363,14 +331,14 @@ class Watcher:
             return  # its key's end brings us back here
         if (tag := self._left_by.pop(path, "")) and tag not in self.peers.values:
             self._taken_over[tag] += 1
-        box = Box(path, user, self._connection(user))
-        box.basis = self._basis(user)
+        box = Box(path, user, self.wanted.connection(user))
+        box.basis = self.wanted.basis(user)
         self.boxes[path] = box
         box.task = spawn(self._tend(box, owner), self._chores, f"mailbox {path}")
         box.task.add_done_callback(lambda task: self._left(box))
 
     def _change(self, box: Box, user: User) -> None:
-        basis = self._basis(user)
+        basis = self.wanted.basis(user)
         before, box.user = box.user, user
         if basis == box.basis:
             return
@@ -381,7 +349,7 @@ class Watcher:
         box.renewed = box.renewed or before.connected_at != user.connected_at
         if unparked and not user.parked and box.condition.state == "connected":
             return  # by ourselves
-        box.connection = self._connection(user)
+        box.connection = self.wanted.connection(user)
         box.again = True
         if box.task is not None:
             box.task.cancel()
@@ -392,34 +360,6 @@ class Watcher:
             box.ending = True
             box.task.cancel()
         return box.task
-
-    def _connection(self, user: User) -> Connection | None:
-        return self.connections.values.get(f"{user.partner}/{user.provider}")
-
-    def _basis(self, user: User) -> object:
-        """What a mailbox is watched by: when it changes, the watch begins anew. A refresh token that the provider has
-        exchanged by itself leaves `connected_at` as it was, and ends no session."""
-        limits = (user.raw_limit, user.keep_limit, self._raw_limit(user))
-        mine = (user.incarnation, user.connected_at, user.login, user.email, user.folders, limits, user.parked)
-        connection = self._connection(user)
-        theirs = None if connection is None else self._bare(connection)
-        return mine, theirs, self._watchable(user), user.announced == user.connected_at
-
-    def _bare(self, connection: Connection) -> Connection:
-        """A connection without what changes nothing for its mailboxes, such as how tracers go out: one for all of them."""
-        path = f"{connection.partner}/{connection.provider}"
-        known = self._bares.get(path)
-        if known is None or known[0] is not connection:
-            read_by = {name: value for name, value in connection.settings.items() if not name.startswith("smtp_")}
-            bare = replace(connection, changed="", revision=0, other={}, settings=read_by)
-            known = self._bares[path] = (connection, bare)
-        return known[1]
-
-    def _raw_limit(self, user: User) -> int:
-        partner = self.partners.values.get(user.partner)
-        whole = partner is not None and (partner.format == "superimap" or partner.new_mail_webhook)
-        kept = user.keep_limit if self.options.keeper is not None else 0
-        return max(user.raw_limit, kept, ORIGINAL_RAW if whole else 0)
 
     # -- one mailbox --------------------------------------------------------------------------------------------------
 
@@ -506,13 +446,11 @@ class Watcher:
         """Until cancelled, or until there is nothing to do."""
         user = box.user
         await self._announce(box)
-        if not self._watchable(user) or box.connection is None:
+        if not self.wanted.watched(user) or box.connection is None:
             return
         wait = parked_for(user)
         keeper = self.options.keeper
-        sink = MailSink(
-            self.outbox, user.mailbox, lambda: self._terms_of(user.partner, user), keeper, skipped=self.skipped
-        )
+        sink = MailSink(self.outbox, user.mailbox, lambda: self.wanted.terms(user), keeper, skipped=self.skipped)
         if user.keep_limit and keeper is None:
             log.warning("mails of %s are to be kept, and there is no place for them: see -mailapi", clean(box.path))
 
@@ -528,7 +466,7 @@ class Watcher:
             on_condition(Condition("unavailable", failure.message, None))
             await asyncio.get_running_loop().create_future()  # until somebody has changed what is wrong
             return
-        account = replace(account, raw_limit=self._raw_limit(user), renewed=box.renewed, parked=bool(user.parked))
+        account = replace(account, raw_limit=self.wanted.raw_limit(user), renewed=box.renewed, parked=bool(user.parked))
         gate = self.gates[account.where.host]
         told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
         box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
@@ -555,7 +493,7 @@ class Watcher:
         user = box.user
         if user.announced == user.connected_at:
             return
-        terms = self._terms_of(user.partner, user)
+        terms = self.wanted.terms(user)
         if user.connected_at:
             when = datetime.fromisoformat(user.connected_at)
             entry = user_connected(user.mailbox, user.email or user.login, terms, when)
@@ -565,7 +503,7 @@ class Watcher:
         told = user.connected_at
         with contextlib.suppress(admin.NotThere):
             box.user = await admin.change_user(self._store, user.mailbox, lambda user: replace(user, announced=told))
-            box.basis = self._basis(box.user)
+            box.basis = self.wanted.basis(box.user)
 
     async def _leave(self, box: Box) -> None:
         """The mailbox is watched no more: give it back, once everything that was found is published."""
@@ -586,7 +524,7 @@ class Watcher:
 
     async def _give_back(self, box: Box) -> None:
         user = self.users.values.get(box.path)
-        if not self._stopping and user is not None and not self._watchable(user):
+        if not self._stopping and user is not None and not self.wanted.watched(user):
             sink = MailSink(self.outbox, box.user.mailbox, Terms)
             held = user.held and not user.archived
             sink.condition(Condition("parked" if held else "stopped", user.reason if held else ""))
@@ -601,29 +539,6 @@ class Watcher:
         else:
             await self.checkpoints.hand_over(box.path)
         await self.membership.release(box.path, box.token)
-
-    # -- partners -----------------------------------------------------------------------------------------------------
-
-    def _terms_of(self, name: str, user: User) -> Terms:
-        """How a partner wants to be told."""
-        partner = self.partners.values.get(name)
-        if partner is None:
-            return Terms()
-        known = self._terms.get(name)
-        if known is None or known[0] is not partner:
-            try:
-                key = admin.signing_key(self._sealer, partner) if partner.signing else ""
-            except SealBroken as error:
-                log.error("the signing key of partner %s does not open: %s", name, error)
-                key = ""
-            terms = Terms(
-                partner.format, key, bool(partner.new_mail_webhook), bool(partner.user_connected_webhook),
-                bool(partner.user_disconnected_webhook),
-            )  # fmt: skip
-            known = self._terms[name] = (partner, terms)
-        if partner.format != "cloudevents":
-            return known[1]
-        return replace(known[1], raw_limit=user.raw_limit, keep_limit=user.keep_limit)
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 
@@ -645,7 +560,7 @@ class Watcher:
             if user is not None and user.revision > ask.item.revision:
                 self._chore(self._store.delete(ask.item.key, ask.item.revision), "request")
             return
-        if not self._mine(path) or not self.membership.held or self._stopping:
+        if not self.shares.mine(path) or not self.membership.held or self._stopping:
             return
 
         async def clear() -> None:
