@@ -105,8 +105,8 @@ loopback addresses unless it is set. What follows from failed logins is in [oper
 """
 
 ELSEWHERE = """
-What partners can make the mail watchers keep and do is bounded by settings of these: [mail-api.md](mail-api.md#how-it-is-kept-safe) has
-the API's, users and connections of a partner among them, and [mail-in.md](mail-in.md#bounds) those of mail that comes in.
+What partners can make the mail watchers keep and do is bounded as well: [mail-api.md](mail-api.md#how-it-is-kept-safe) has the
+API's bounds, users and connections of a partner among them, and [mail-in.md](mail-in.md#bounds) those of mail that comes in.
 """
 
 
