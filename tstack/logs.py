@@ -63,6 +63,7 @@ def setup(level: str = "info", style: str = "text") -> None:
     """Send everything from `level` up to standard error, as text or as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _PlainFormatter(_PLAIN))
+    handler.set_name(style)  # by which `service.report` knows in what form a failure is to be told
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

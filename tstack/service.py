@@ -71,7 +71,7 @@ class Life:
             try:
                 callback()
             except Failure as failure:
-                log.error("not reloaded: %s%s", failure.message, f" ({failure.hint})" if failure.hint else "")
+                log.error("not reloaded: %s", told(failure))
         notify("READY=1")
 
 
@@ -115,11 +115,19 @@ def open_files() -> None:
 
 
 def report(program: str, failure: Failure) -> int:
-    """Print a failure for a person and return the exit code that belongs to it."""
-    print(f"{program}: {failure.message}", file=sys.stderr)  # noqa: T201
-    if failure.hint:
-        print(f"{' ' * len(program)}  {failure.hint}", file=sys.stderr)  # noqa: T201
+    """Print a failure for a person, or log it where the log is JSON lines, and return the exit code that belongs to it."""
+    if any(handler.get_name() == "json" for handler in logging.getLogger().handlers):
+        log.error("%s: %s", program, told(failure))
+    else:
+        print(f"{program}: {failure.message}", file=sys.stderr)  # noqa: T201
+        if failure.hint:
+            print(f"{' ' * len(program)}  {failure.hint}", file=sys.stderr)  # noqa: T201
     return EXIT_USAGE if isinstance(failure, UsageError) else EXIT_FAILED
+
+
+def told(failure: Failure) -> str:
+    """Message and hint in one line, for a log."""
+    return f"{failure.message} ({failure.hint})" if failure.hint else failure.message
 
 
 def notify(state: str) -> None:

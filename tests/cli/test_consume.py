@@ -217,6 +217,8 @@ def test_a_reader_that_leaves_ends_it_without_a_traceback(broker: Mosquitto) -> 
     (["-ctype=stdout", "-useconfig", "--config-dir=missing"], 1, "settings.yml: is not there"),
     (["-ctype=influxdb", "-topic=a", "-influxdatabase="], 2, "-influxdatabase"),
     (["-ctype=stdout", "-topic=a", "-count=-1"], 2, "-count"),
+    (["-ctype=graphite", "-topic=a", "-graphiteport=0"], 2, "-graphiteport: '0' is not between 1 and 65535"),
+    (["-ctype=influxdb", "-topic=a", "-influxport=0"], 2, "-influxport: '0' is not between 1 and 65535"),
 ])  # fmt: skip
 def test_wrong_usage(tmp_path: Path, flags: list[str], code: int, words: str) -> None:
     done = run([*command("tconsume"), *flags], cwd=tmp_path)

@@ -22,6 +22,7 @@ import pytest
 from tests.processes import PATIENCE, ROOT, Running, command, free_port, need, run, wait_until
 from tests.routing.wire import connect, publish
 from tstack.cli import serve
+from tstack.cli import top as cli_top
 from tstack.pki.authority import Authority
 from tstack.pki.files import CertsFolder
 from tstack.pki.revocation import build_crl
@@ -101,6 +102,9 @@ def test_what_is_bad_is_named(tmp_path: Path, flags: list[str], expected: str) -
     [
         (["-addr=0.0.0.0:1883", "-addrWs=127.0.0.1:1883"], 1, "127.0.0.1:1883 and 0.0.0.0:1883 cannot both be had"),
         (["-addr=0.0.0.0:1883"], 0, "passwords travel on it as they are"),
+        (["-addr=192.0.2.7:1883"], 1, "192.0.2.7:1883 cannot be listened on: Cannot assign requested address"),
+        (["-addrAdmin=192.0.2.7:9883"], 1, "192.0.2.7:9883 cannot be listened on: Cannot assign requested address"),
+        (["-addr=a..b:1883"], 1, "a..b:1883 cannot be listened on"),
         (["-addr=0.0.0.0:1883", "-proxyprotocol=mqtt", "-trustproxies=10.0.0.1"], 0, "mqtt: from proxies alone"),
         (["-proxyprotocol=ws", "-trustproxies=10.0.0.1"], 0, "there is no listener ws"),
         (["-proxyprotocol=mqtt"], 2, "-proxyprotocol needs -trustproxies"),
@@ -175,6 +179,15 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     assert (code, "to make one with" in text) == (1, True), text
     code, text = checked(tmp_path, "-addrTls=")
     assert code == 0, text
+
+
+@pytest.mark.parametrize("lost", ["ca.crt", "mqtt.crt", "mqtt.key"])
+def test_half_of_a_pair_is_said_as_a_start_would_say_it(tmp_path: Path, lost: str) -> None:
+    """Which file is missing, which one is there, and the ways out."""
+    CertsFolder(tmp_path / "certs").prepare()
+    (tmp_path / "certs" / lost).unlink()
+    code, text = checked(tmp_path)
+    assert (code, f"{lost}: is missing, and" in text, "from where you keep a copy" in text) == (1, True, True), text
 
 
 def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
@@ -435,6 +448,19 @@ def test_every_line_of_a_busy_broker_is_json(tmp_path: Path) -> None:
         assert {json.loads(line)["level"] for line in lines} >= {"info", "warning"}
 
 
+def test_a_start_that_fails_is_a_line_of_json_too(tmp_path: Path) -> None:
+    """Whatever reads the log of a broker also reads why it is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with tserve(tmp_path, f"-addrAdmin={address}", "-logformat=json", "-loglevel=error") as program:
+            assert program.wait() == 1
+    (line,) = program.output.splitlines()
+    entry = json.loads(line)
+    assert entry["level"] == "error"
+    assert f"cannot listen on http://{address}: somebody listens there already" in entry["message"]
+    assert "choose another port" in entry["message"]
+
+
 # -- tstack top ------------------------------------------------------------------------------------------------------------
 
 
@@ -481,8 +507,13 @@ def test_top_without_a_broker(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert "Traceback" not in done.stderr
             assert where in done.stderr
-    done = top("127.0.0.1:9883")
-    assert (done.returncode, "is no URL" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:9883", "ftp://x", "http://127.0.0.1:99999", "http://[::1", "http://a b"])
+def test_top_of_what_is_no_url(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    """Wrong usage, told before anybody is asked."""
+    code = cli_top.main([f"-url={url}"])
+    assert (code, f"-url: {url!r} is no URL of an admin listener" in capsys.readouterr().err) == (2, True)
 
 
 class Terminal:
@@ -551,6 +582,23 @@ def test_top_live(tmp_path: Path, keys: bytes) -> None:
             terminal.until(r"\x1b\[\?25h\x1b\[\?1049l")
             assert "Traceback" not in terminal.text
             assert termios.tcgetattr(terminal.inner) == terminal.before
+        finally:
+            terminal.close()
+
+
+def test_top_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-Z gives the shell its screen and its cursor; afterwards the picture comes back."""
+    with tserve(tmp_path) as program:
+        url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
+        terminal = Terminal(url, 100, 30)
+        try:
+            terminal.until(r"\x1b\[\?1049h\x1b\[\?25l.*clients")
+            terminal.type(b"\x1a")
+            terminal.until(r"\x1b\[\?25h\x1b\[\?1049l")
+            terminal.process.send_signal(signal.SIGCONT)
+            terminal.until(r"\x1b\[\?1049h\x1b\[\?25l.*clients")
+            terminal.type(b"q")
+            assert terminal.process.wait(PATIENCE) == 0
         finally:
             terminal.close()
 

@@ -55,7 +55,9 @@ def test_what_the_first_start_shows_works_then_and_after_the_next_start(tmp_path
         register, consume, publish = to_paste(stack)
         key = (tmp_path / "var" / "registration.key").read_text().strip()
         assert f"The registration key is {key}" in stack.output
-        assert (tmp_path / "var" / "registration.key").stat().st_mode & 0o777 == 0o600
+        assert not {path.name for path in (tmp_path / "var").iterdir() if path.stat().st_mode & 0o077}, (
+            "others may read"
+        )
         registered = run(register, cwd=tmp_path)
         assert registered.returncode == 0, registered.stderr
         exchange(tmp_path, consume, publish)
@@ -199,9 +201,13 @@ def test_sub_commands_and_their_help() -> None:
 # -- tstack doctor ----------------------------------------------------------------------------------------------------
 
 
+NOTHING = ("-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr=")
+"""No port that somebody else's program may have."""
+
+
 def doctor(folder: Path, *flags: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """Exit code, and what was found by the name of the check."""
-    done = run([*command("tstack"), "doctor", "--json", "-addr=127.0.0.1:0", "-addrTls=", *flags], cwd=folder)
+    done = run([*command("tstack"), "doctor", "--json", *NOTHING, *flags], cwd=folder)
     assert done.stderr == ""
     findings = json.loads(done.stdout)
     assert all(finding["hint"] for finding in findings if finding["state"] == "bad"), findings
@@ -253,6 +259,20 @@ def test_doctor_asks_every_kind_of_listener(tmp_path: Path) -> None:
         assert (code, found[f"port {plain}"][0], found[f"port {web}"][0]) == (1, "bad", "bad")
 
 
+def test_doctor_asks_registration_and_mail_in(tmp_path: Path, certs: str) -> None:
+    """Both of a stack that runs; each of them in the wrong place is bad."""
+    with Running(up(certs), cwd=tmp_path) as stack:
+        stack.wait_for("Ctrl-C stops it")
+        plain = stack.wait_for(r" mqtt://(\S+)$")[1]
+        registration = stack.wait_for(r" http://(\S+)/register.json")[1]
+        mail = stack.wait_for(r" smtp://(\S+)$")[1]
+        code, found = doctor(tmp_path, certs, f"-port={registration.split(':')[1]}", f"-smtpaddr={mail}")
+        assert (code, found[f"port {registration}"]) == (0, ("ok", "the registration service answers"))
+        assert found[f"port {mail}"] == ("ok", "mail in answers")
+        code, found = doctor(tmp_path, certs, f"-port={plain.split(':')[1]}", f"-smtpaddr={registration}")
+        assert (code, found[f"port {plain}"][0], found[f"port {registration}"][0]) == (1, "bad", "bad")
+
+
 def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     folder = CertsFolder(tmp_path / "certs")
     folder.prepare()
@@ -267,7 +287,7 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     assert "is not the key of" in found["certificates"][1]
     assert found["data directory"][0] == "bad"
     assert found["store"][0] == "bad"
-    assert found[f"port {where}"] == ("bad", "something answers that is no MQTT broker")
+    assert found[f"port {where}"] == ("bad", "something answers that is not a broker")
 
 
 def test_doctor_warns_of_a_key_that_others_can_read(tmp_path: Path) -> None:
@@ -280,6 +300,6 @@ def test_doctor_warns_of_a_key_that_others_can_read(tmp_path: Path) -> None:
 
 
 def test_doctor_for_people(tmp_path: Path) -> None:
-    done = run([*command("tstack"), "doctor", "-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin="], cwd=tmp_path)
+    done = run([*command("tstack"), "doctor", *NOTHING], cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(r"^\d+ checks, 0 bad, \d+ to look at$", done.stdout, re.MULTILINE)

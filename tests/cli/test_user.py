@@ -412,6 +412,13 @@ def test_no_store_is_made_by_accident(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_that_is_made_on_purpose_is_told_of(tmp_path: Path) -> None:
+    """A folder that is misspelt would only look like success."""
+    add = [*command("tuser"), "add", "-generate", "-data-dir=vra"]
+    assert "tuser: made a new store, vra/store.db\n" in run([*add, "bob"], cwd=tmp_path).stderr
+    assert "store" not in run([*add, "carol"], cwd=tmp_path).stderr
+
+
 def test_an_etcd_that_is_down_is_said_in_bounded_time() -> None:
     start = time.monotonic()
     done = run([*command("tuser"), "list", f"-etcdhosts=http://127.0.0.1:{free_port()}", "-store-wait=1s"])
@@ -527,6 +534,7 @@ async def test_a_ban_is_ended_by_the_store(tuser: Tuser) -> None:
         (("ban", "bob", "-for=soon"), 2, "not a duration"),
         (("ban", "bob", "-for=0.1"), 1, "between a second and 100 years"),
         (("ban", "a/b"), 1, "no user name"),
+        (("ban", "192.0.2.1"), 1, "an address is banned with -address"),
         (("ban", "-address=example.org"), 1, "no IP address"),
         (("unban", "-address="), 2, "a user or an address is needed"),
     ],

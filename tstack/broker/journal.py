@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tstack.errors import Failure
 from tstack.mqtt import topics
@@ -122,7 +122,7 @@ class DiskJournal:
         self._journal = Journal(self._strict)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._database: sqlite3.Connection | None = None
-        self._lock: IO[bytes] | None = None
+        self._lock: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
         self._skew = 0.0
@@ -172,7 +172,7 @@ class DiskJournal:
                 self._database.close()
             self._database = None
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     @property
@@ -220,7 +220,8 @@ class DiskJournal:
     def _load(self) -> dict[str, list[tuple[Any, ...]]]:
         """Lock and open the file, check that it is ours, read it whole."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._path.with_suffix(".lock").open("ab")
+        # for nobody else: who may read a file may lock it
+        self._lock = os.open(self._path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

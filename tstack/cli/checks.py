@@ -107,6 +107,8 @@ def certificates(values: Values) -> list[Finding]:
     authority = Path(values[declared.CA_FILE] or certs.trusted)
     if not values[declared.CERT_FILE] and not certs.trusted.exists() and not certs.ca_key.exists():
         return [Finding("certificates", OK, f"none in {folder} yet: they are made at the first start")]
+    if not values[declared.CERT_FILE]:
+        certs.check_pairs()
     with certs.recovering():
         return _certificate_files(certs, cert, key, authority, bool(values[declared.CERT_FILE]))
 

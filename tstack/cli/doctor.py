@@ -34,8 +34,20 @@ _WEBSOCKET = (
     b"HTTP/1.1 101 ",
 )
 _ADMIN = (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 ")
-ASKED = {"ws": _WEBSOCKET, "wss": _WEBSOCKET, "admin": _ADMIN}
-"""By listener: what is said, and how a broker's answer begins; on all others `MQTT`."""
+_MAIL = (b"QUIT\r\n", b"220 ")
+ASKED = {
+    "ws": _WEBSOCKET,
+    "wss": _WEBSOCKET,
+    "admin": _ADMIN,
+    "http": _ADMIN,
+    "https": _ADMIN,
+    "smtp": _MAIL,
+    "lmtp": _MAIL,
+}
+"""By listener: what is said, and how an answer of ours begins; on all others `MQTT`."""
+
+WHO = {"http": "the registration service", "https": "the registration service", "smtp": "mail in", "lmtp": "mail in"}
+"""By listener: who of ours should answer; on all others it is a broker."""
 
 EXAMPLES = """\
   tstack doctor                                          the set-up of `tstack up` in this folder
@@ -110,6 +122,11 @@ async def _ports(values: Values) -> list[Finding]:
         for where in values[setting]
         if where.port
     ]
+    if values[declared.REG_PORT]:
+        where = Address(values[declared.REG_HOST], values[declared.REG_PORT])
+        asked.append((f"port {where}", "https" if values[declared.REG_CERT_FILE] else "http", where))
+    for scheme, setting in (("smtp", declared.SMTP_ADDR), ("lmtp", declared.LMTP_ADDR)):
+        asked += [(f"port {where}", scheme, where) for where in values[setting] if where.port]
     if values[declared.ADDR_UNIX]:
         asked.append((f"socket {values[declared.ADDR_UNIX]}", "unix", values[declared.ADDR_UNIX]))
     proxied = values[declared.PROXY_PROTOCOL]  # who is no proxy gets no answer there
@@ -124,10 +141,10 @@ async def _looked_at(name: str, scheme: str, where: Address | str) -> Finding:
 
 
 def _probe(scheme: str, where: Address | str) -> tuple[str, str]:
-    """Connect, and say what a broker answers to: a CONNECT without a user, a WebSocket's upgrade, or GET /healthz."""
+    """Connect, and say what ours answers to: a CONNECT without a user, a WebSocket's upgrade, GET /healthz, or QUIT."""
     try:
         with _connected(where) as plain:
-            if scheme not in ("mqtts", "wss"):
+            if scheme not in ("mqtts", "wss", "https"):
                 return _judge(plain, scheme)
             context = ssl.create_default_context()
             context.check_hostname = False
@@ -137,7 +154,7 @@ def _probe(scheme: str, where: Address | str) -> tuple[str, str]:
     except (ConnectionRefusedError, FileNotFoundError):
         return OK, "nobody listens there: free"
     except OSError as error:
-        return BAD, f"does not answer like a broker: {error}"
+        return BAD, f"does not answer like {WHO.get(scheme, 'a broker')}: {error}"
 
 
 def _connected(where: Address | str) -> socket.socket:
@@ -159,5 +176,5 @@ def _judge(connection: socket.socket, scheme: str) -> tuple[str, str]:
     question, expected = ASKED.get(scheme, MQTT)
     connection.sendall(question)
     if connection.recv(len(expected)) == expected:
-        return OK, "a broker answers"
-    return BAD, "something answers that is no MQTT broker"
+        return OK, f"{WHO.get(scheme, 'a broker')} answers"
+    return BAD, f"something answers that is not {WHO.get(scheme, 'a broker')}"

@@ -6,6 +6,7 @@ Nothing is made, listened on or connected to here (see `checks.py`).
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,7 +60,10 @@ def together(values: Values) -> list[Finding]:
 
 
 def addresses(values: Values) -> list[Finding]:
-    """Is an address named twice, or open to more than is good? Whether it is free is not asked: a broker may run already."""
+    """Is an address none of this machine's, named twice, or open to more than is good?
+
+    Whether it is free is not asked: a broker may run already.
+    """
     named = [(setting, where) for setting in (*TCP.values(), declared.ADDR_ADMIN) for where in values[setting]]
     found = []
     for index, (setting, where) in enumerate(named):
@@ -69,9 +73,32 @@ def addresses(values: Values) -> list[Finding]:
             found.append(Finding(name, BAD, f"{where} is named twice", "give each listener its own port"))
         elif other is not None:
             found.append(Finding(name, BAD, f"{where} and {other} cannot both be had", "give each its own port"))
+        elif reason := _no_address_here(where.host):
+            found.append(Finding(
+                name, BAD, f"{where} cannot be listened on: {reason}",
+                "give an address of this machine, such as 127.0.0.1:1883, or 0.0.0.0:1883 for all of them",
+            ))  # fmt: skip
         else:
             found.append(_exposure(name, setting, where, values))
     return found
+
+
+def _no_address_here(host: str) -> str:
+    """Why no socket can be bound to a host; blank when one can. Port 0 is asked for, which takes no port from anybody."""
+    reason = ""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            try:
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.bind(address)
+                    return ""
+            except OSError as error:
+                reason = error.strerror or str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    except UnicodeError:
+        return "it is no host name"
+    return reason
 
 
 def _clash(one: Address, other: Address) -> bool:

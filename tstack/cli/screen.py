@@ -63,20 +63,36 @@ def screen(*, ends_by_itself: bool) -> Iterator[None]:
     """
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
+
+    def enter() -> None:
+        tty.setcbreak(terminal)
+        sys.stdout.write("\x1b[?1049h\x1b[?25l")
+
+    def leave() -> None:
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+    def pause(number: int, frame: object) -> None:
+        leave()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # here it stands until it is continued
+        signal.signal(signal.SIGTSTP, pause)
+        enter()
+
     end = None
     if ends_by_itself:
         end = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))
+    stop = signal.signal(signal.SIGTSTP, pause)
     try:
-        tty.setcbreak(terminal)
-        sys.stdout.write("\x1b[?1049h\x1b[?25l")
+        enter()
         if ends_by_itself:
             with contextlib.suppress(KeyboardInterrupt):
                 yield
         else:
             yield
     finally:
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        leave()
+        signal.signal(signal.SIGTSTP, stop)
         if ends_by_itself:
             signal.signal(signal.SIGTERM, end)

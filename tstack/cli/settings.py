@@ -238,9 +238,9 @@ CONSUME_TYPE = Setting(
     "ctype", "TCONSUME_TYPE", choice("", "stdout", "graphite", "influxdb"), "", "where to: stdout, graphite or influxdb"
 )
 GRAPHITE_HOST = Setting("graphitehost", "GRAPHITE_HOST", str, "localhost", "host of Graphite's line receiver")
-GRAPHITE_PORT = Setting("graphiteport", "GRAPHITE_PORT", port, "2003", "port of Graphite's line receiver")
+GRAPHITE_PORT = Setting("graphiteport", "GRAPHITE_PORT", integer(1, 65535), "2003", "port of Graphite's line receiver")
 INFLUX_HOST = Setting("influxhost", "INFLUX_HOST", str, "localhost", "host of InfluxDB")
-INFLUX_PORT = Setting("influxport", "INFLUX_PORT", port, "8086", "port of InfluxDB")
+INFLUX_PORT = Setting("influxport", "INFLUX_PORT", integer(1, 65535), "8086", "port of InfluxDB")
 INFLUX_DATABASE = Setting("influxdatabase", "INFLUX_DATABASE", str, "device", "database, made when it is not there")
 CLIENT_ID = Setting(
     "clientid", "TCONSUME_CLIENT_ID", str, "",

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(values: Values, flags: argparse.Namespace) -> int:
     url = values[declared.ADMIN_URL].rstrip("/")
-    if not url.startswith(("http://", "https://")):
+    if not _is_url(url):
         raise UsageError(f"-url: {url!r} is no URL of an admin listener", "give one such as http://127.0.0.1:9883")
     first = look(url)
     if flags.once or flags.json or not (sys.stdout.isatty() and sys.stdin.isatty()):
@@ -86,6 +87,20 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
         return service.EXIT_OK
     _live(url, first)
     return service.EXIT_OK
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        # to ask for the port raises ValueError where there cannot be one
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 # -- asking --------------------------------------------------------------------------------------------------------------

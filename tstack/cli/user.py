@@ -87,6 +87,7 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
     name = _name(values, flags) if declared.USER_NAME in command.settings else ""
     work = command.prepare(name, values, flags)
     _refuse_to_make_a_store_by_accident(values, command)
+    made = not values[declared.ETCD_HOSTS] and not embedded_store_file(values).exists()
     answers: list[Answer] = []
 
     async def with_store(life: service.Life) -> None:
@@ -94,6 +95,8 @@ def _run(values: Values, flags: argparse.Namespace) -> int:
             answers.append(await work(store))
 
     code = service.run("tuser", lambda life: life.unless_stopped(with_store(life)))
+    if made and answers:
+        print(f"tuser: made a new store, {embedded_store_file(values)}", file=sys.stderr)
     for answer in answers:
         shown = map(json.dumps, answer.objects) if getattr(flags, "json", False) else answer.lines
         sys.stdout.writelines(f"{line}\n" for line in shown)

@@ -116,7 +116,8 @@ def banned(kind: str, value: str, seconds: float, reason: str, by: str, now: flo
         try:
             check_name(value)
         except ValueError as error:
-            raise Failure(f"{value[:80]!r} is no user name: {error}", "choose one such as ABC-123") from None
+            hint = "an address is banned with -address" if address_key(value.removesuffix("/64")) else "as in ABC-123"
+            raise Failure(f"{value[:80]!r} is no user name: {error}", hint) from None
     else:
         known = address_key(value.removesuffix("/64"))
         if not known:

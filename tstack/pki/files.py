@@ -111,6 +111,19 @@ class CertsFolder:
             self._write_pair(self.mqtt_crt, self.mqtt_key, Pair(issued.certificate_pem, key_pem(key)))
             log.info("made a server certificate: %s", self.mqtt_crt)
 
+    def check_pairs(self) -> None:
+        """Raise `Failure` where a key lacks its certificate, or the server certificate its key. Nothing is written.
+
+        A CA without its key is no half: the key may be kept elsewhere.
+        """
+        for crt, key in (
+            (self.issuing_crt, self.issuing_key), (self.ca_crt, self.ca_key), (self.mqtt_crt, self.mqtt_key)
+        ):  # fmt: skip
+            if _there(key) and not _there(crt) and not _cut_off(crt, key):
+                raise _half(crt, key)
+        if _there(self.mqtt_crt) and not _there(self.mqtt_key):
+            raise _half(self.mqtt_key, self.mqtt_crt)
+
     def add(self, crt: Path, key: Path, make: Callable[[], Pair]) -> None:
         """Write a new pair, and nothing over what is there. Raises `Failure`."""
         with self._lock():
@@ -190,23 +203,11 @@ class CertsFolder:
 
     def _pair_is_there(self, crt: Path, key: Path) -> bool:
         """Both are there, or neither is. One without the other is finished when we were cut off, else a `Failure`."""
-        if _there(key) and not _there(crt):
-            self._finish(crt, key)
+        if _there(key) and not _there(crt) and _cut_off(crt, key):
+            self._rename(crt)
         if _there(crt) == _there(key):
             return _there(crt)
-        there, missing = (crt, key) if _there(crt) else (key, crt)
-        raise Failure(
-            f"{missing}: is missing, and {there.name} is there",
-            f"put {missing.name} back from where you keep a copy; or move {there.name} away, and a new pair is made",
-        )
-
-    def _finish(self, crt: Path, key: Path) -> None:
-        try:
-            certificate = load_certificates(_new(crt))[0]
-            check_key(certificate, load_key(key), _new(crt), key)
-        except Failure:
-            return
-        self._rename(crt)
+        raise _half(key, crt) if _there(crt) else _half(crt, key)
 
     def _write_pair(self, crt: Path, key: Path, pair: Pair) -> None:
         self._write_new(crt, pair.certificate_pem, 0o644)
@@ -286,6 +287,22 @@ def _there(path: Path) -> bool:
 
 def _new(path: Path) -> Path:
     return path.with_name(path.name + ".new")
+
+
+def _cut_off(crt: Path, key: Path) -> bool:
+    """Is a key without its certificate one of ours, whose writing was cut off between the two?"""
+    try:
+        check_key(load_certificates(_new(crt))[0], load_key(key), _new(crt), key)
+    except Failure:
+        return False
+    return True
+
+
+def _half(missing: Path, there: Path) -> Failure:
+    return Failure(
+        f"{missing}: is missing, and {there.name} is there",
+        f"put {missing.name} back from where you keep a copy; or move {there.name} away, and a new pair is made",
+    )
 
 
 def _private(path: str, flags: int) -> int:
