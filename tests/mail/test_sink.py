@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,18 @@ async def test_mails_and_notices_become_cloudevents(tmp_path: Path) -> None:
         assert (await outbox.marks(BOX.path))["INBOX"] == mark(3, 7)
         again = found(9)
         assert await sink.unknown([found(1).mail, again.mail]) == [again.mail]
+
+
+async def test_mails_that_could_not_be_told_of_are_counted_by_the_reason(tmp_path: Path) -> None:
+    skipped: Counter[str] = Counter()
+    async with opened(tmp_path / "o.db") as outbox:
+        sink = MailSink(outbox, BOX, lambda: Terms("superimap", "key"), skipped=skipped)
+        gone = Notice("skipped", "7.1.skipped", {"reason": "expunged", "count": 3, "lastUid": 5}, "INBOX")
+        one = Notice("skipped", "7.6.skipped", {"reason": "expunged"}, "INBOX")
+        await sink.put(
+            "INBOX", [gone, one, found(7, raw=False), found(8), Notice("reset", "r", {}, "INBOX")], mark(9, 7)
+        )
+    assert skipped == {"expunged": 4, "too_large": 1}
 
 
 async def test_a_sweep_tells_again_and_a_second_look_does_not(tmp_path: Path) -> None:

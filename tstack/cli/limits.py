@@ -104,12 +104,17 @@ loopback addresses unless it is set. What follows from failed logins is in [oper
 |---|---|---|
 """
 
+ELSEWHERE = """
+What partners can make the mail watchers keep and do is bounded as well: [mail-api.md](mail-api.md#how-it-is-kept-safe) has the
+API's bounds, users and connections of a partner among them, and [mail-in.md](mail-in.md#bounds) those of mail that comes in.
+"""
+
 
 def page() -> str:
     """The text of `docs/limits.md`."""
     told = meanings()
     rows = [f"| `{name}` | {shown(name, getattr(DEFAULTS, name))} | {told[name]} |" for name in NAMES]
-    return PAGE + "\n".join(rows) + "\n"
+    return PAGE + "\n".join(rows) + "\n" + ELSEWHERE
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from tstack.mail.outbox_file import (
     Transmit,
     partner_of,
 )  # fmt: skip
+from tstack.mail.outbox_limits import FULL_WAIT, OutboxLimits
 from tstack.web.exposition import Histogram
 
 __all__ = ["Entry", "Hook", "Letter", "Outbox", "OutboxLimits", "Queued", "Track", "Transmit", "partner_of"]
@@ -65,33 +66,6 @@ LATENCY = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 
 HOOKS_EACH = 4
 """Deliveries to one partner's webhook at a time: a slow one must not take all places."""
-
-FULL_WAIT = 600.0
-"""Seconds until what should be a dead letter is tried again while there is no room for more of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxLimits:
-    """The bounds of an outbox; each comes with what happens there."""
-
-    entries: int = 100_000
-    """Events and webhook deliveries that wait: hours of a busy system without a broker. Above it `append` waits."""
-    size: int = 512 << 20
-    """Bytes of them. Above it `append` waits."""
-    share: float = 0.5
-    """How much of both one partner may use."""
-    keep: float = 7 * 86400.0
-    """Seconds that published events stay for replays."""
-    kept: int = 1 << 30
-    """Bytes of published events that stay: the oldest go first."""
-    dead: int = 10_000
-    """Dead letters. Above it nothing more dies: it is tried every `FULL_WAIT` seconds."""
-    dead_size: int = 256 << 20
-    """Bytes of dead letters."""
-    keys: int = 1000
-    """Mails of one mailbox that are known again after its folders were renumbered."""
-    transmits: int = 100_000
-    """Answers of webhooks that stay."""
 
 
 @dataclass(slots=True)

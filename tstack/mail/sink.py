@@ -154,7 +154,8 @@ class MailSink:
 
     def _notice(self, notice: Notice) -> Entry:
         if notice.kind == "skipped":
-            self._skipped[str(notice.data["reason"])] += 1
+            count = notice.data.get("count", 1)  # one notice may be of several mails
+            self._skipped[str(notice.data["reason"])] += count if isinstance(count, int) else 1
         payload = event.other(
             self._mailbox, notice.kind, notice.data, id_=notice.id, time=datetime.now(UTC), folder=notice.folder
         )

@@ -74,11 +74,6 @@ def status(folder: bytes, items: Sequence[str] = ("UIDNEXT", "UIDVALIDITY", "MES
     return Command("STATUS", (b"STATUS " + quoted(folder) + f" ({' '.join(items)})\r\n".encode(),))
 
 
-def list_folders(pattern: str = "*") -> Command:
-    """LIST, every folder that matches."""
-    return Command("LIST", (b'LIST "" ' + quoted(pattern.encode()) + b"\r\n",))
-
-
 def uid_search(criteria: str, esearch: bool = False) -> Command:
     """UID SEARCH with criteria that we wrote, such as `UID 7:*`; with `esearch`, as ranges (RFC 4731)."""
     return Command("UID SEARCH", (f"UID SEARCH {'RETURN (ALL) ' if esearch else ''}{criteria}\r\n".encode("ascii"),))
