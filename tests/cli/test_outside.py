@@ -590,7 +590,7 @@ def test_top_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """Ctrl-Z gives the shell its screen and its cursor; afterwards the picture comes back."""
     with tserve(tmp_path) as program:
         url = program.wait_for(r"listening on (http://127.0.0.1:\d+)")[1]
-        terminal = Terminal(url, 100, 30)
+        terminal = Terminal([*command("tstack"), "top", f"-url={url}"], 100, 30)
         try:
             terminal.until(r"\x1b\[\?1049h\x1b\[\?25l.*clients")
             terminal.type(b"\x1a")
