@@ -37,7 +37,7 @@ AT_ONCE = 64
 """Records that are written at a time."""
 
 PATIENCE = 600.0
-"""Seconds for ten thousand mailboxes to be watched: they begin a hundred a second."""
+"""Seconds for ten thousand mailboxes to be watched: two hundred begin a second, at most."""
 
 
 def open_files() -> int:
