@@ -31,13 +31,13 @@ from tstack.store.etcd import EtcdStore
 
 KEYS = f"k1:{base64.b64encode(bytes(32)).decode()}"
 HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 17))
-"""Names of the mail server: a thousand connections is what one host gets of us (`Quirks.connections`)."""
+"""Names of the mail server: mailboxes that are new come to one host at twenty a second (`Quirks.first_logins`)."""
 
 AT_ONCE = 64
 """Records that are written at a time."""
 
 PATIENCE = 600.0
-"""Seconds for ten thousand mailboxes to be watched: they begin a hundred a second."""
+"""Seconds for ten thousand mailboxes to be watched: two hundred begin a second, at most."""
 
 
 def open_files() -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +19,7 @@ from random import Random
 import pytest
 
 from tests.mail.watching import BOX, Password, Told, watched
+from tests.peers import until
 from tests.processes import PATIENCE
 from tstack.mail.connection import ImapConnection, Where
 from tstack.mail.event import MAX_EVENT, received
@@ -438,6 +441,62 @@ async def test_a_mail_that_goes_before_it_is_fetched_costs_no_connection() -> No
         assert told.subjects == ["m1", "m3"]
         assert [notice.data["reason"] for notice in told.notices] == ["expunged"]
         assert server.connections == 2
+
+
+class Noting(Script):
+    """Remembers what was fetched."""
+
+    def __init__(self, choose: Random) -> None:
+        super().__init__(choose)
+        self.fetches: list[str] = []
+
+    async def run(self, talk: Conversation, command: ImapCommand) -> None:
+        if command.name == "UID FETCH":
+            self.fetches.append(repr(command.arguments))
+        await talk.perform(command)
+
+
+async def test_pitfall_15_no_more_than_headers_is_fetched_unless_somebody_wants_it() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        script = Noting(Random(0))
+        server._first = lambda number: script  # type: ignore[method-assign]
+        async with watched(server.port, told, quirks=PATIENT):
+            server.mailboxes.send("bob")
+            await told.until(lambda: told.mails, "it is told of")
+        assert script.fetches
+        assert {part for fetch in script.fetches for part in re.findall(r"BODY\S*\[(\w*)\]", fetch)} == {"HEADER"}
+
+
+async def test_pitfall_15_a_sweep_takes_no_more_bytes_a_second_than_a_host_lets_one() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        size = 10_000
+        for number in range(3):
+            server.mailboxes["bob"].inbox.deliver(simple_mail(number).ljust(size, b"x"), push=False)
+        account = Account(BOX, Where("127.0.0.1", server.port, "none"), Password(), raw_limit=1 << 20)
+        quirks = replace(PATIENT, sweep_bytes=3.0 * size)
+        async with watched(server.port, told, account=account, quirks=quirks) as watch:
+            await told.until(lambda: len(told.mails) == 3, "they are told of")
+            began = time.monotonic()
+            watch.sweep(None)
+            await until(lambda: not watch.sweeping, "they are told of again")
+            assert time.monotonic() - began >= 1.0
+        assert len(told.mails) >= 6
+
+
+async def test_pitfall_30_a_mail_that_was_moved_away_and_back_is_told_of_under_the_same_key() -> None:
+    async with ChaosImap() as server:
+        told = await begun(server)
+        inbox = server.mailboxes["bob"].inbox
+        async with watched(server.port, told, quirks=PATIENT):
+            for number in (1, 2):
+                uid = inbox.deliver(simple_mail(1)).uid
+                await told.until(lambda: len(told.mails) == number, "it is told of")  # noqa: B023 - waited for here
+                inbox.expunge(uid)
+        first, second = told.mails
+        assert first.id != second.id
+        assert first.key == second.key
 
 
 class Expunging(Script):

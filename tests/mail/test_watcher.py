@@ -559,3 +559,6 @@ async def test_what_nobody_has_foreseen_costs_one_mailbox_some_time_and_no_other
         one.watcher._login = sound
         await admin.set_secret(one.store, SEALER, users[0].mailbox, dovecot.password)
         await until(lambda: one.state(odd) == "connected", "a change of its record has it tried at once")
+        assert box.watch is not None
+        assert box.watch.account.renewed  # as credentials of which nobody knows whether they are right
+        assert not box.renewed  # now one knows

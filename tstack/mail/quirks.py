@@ -55,8 +55,8 @@ class Quirks:
     a process has mailboxes (`assignment.CAPACITY`): what its limit is, it tells, and is believed."""
 
     logins: float = 200.0
-    """Logins a second on this host at most. One by TLS costs us some 2 ms of a core, and its server about the same, so this
-    is less than half of a core on each side, and ten thousand mailboxes are back in 50 s."""
+    """Logins a second on this host at most. One by TLS, with the first look, takes some milliseconds of a core, so this is
+    about what one process can do at all; ten thousand mailboxes are back in 50 s at best."""
 
     first_logins: float = 20.0
     """The same for mailboxes that have not been let in before, which may be any number with wrong passwords."""

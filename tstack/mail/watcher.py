@@ -66,7 +66,7 @@ from tstack.store.mirror import Mirror
 log = logging.getLogger("tstack.mail")
 
 STARTS = 200.0
-"""Mailboxes that begin a second, as many as log in at one host (`Quirks.logins`): ten thousand within a minute, no stampede."""
+"""Mailboxes that begin a second, as many as may log in at one host (`Quirks.logins`), and no stampede before that."""
 
 HAND_OVER = 60.0
 """Seconds that the broker has to take what was found of a mailbox that moves: after them it is told of twice, which is better
