@@ -51,6 +51,10 @@ userdb {{
 namespace inbox {{
   inbox = yes
   separator = /
+  mailbox Verschickt {{
+    special_use = \\Sent
+    auto = create
+  }}
 }}
 auth_failure_delay = 0
 service anvil {{

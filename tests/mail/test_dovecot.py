@@ -238,3 +238,12 @@ async def test_a_sweep_tells_again_of_what_is_there(dovecot: Dovecot) -> None:
         ("two", "sweep"),
         ("three", "live"),
     ]
+
+
+async def test_a_folder_named_by_its_use(dovecot: Dovecot) -> None:
+    told = Told()
+    async with watched(dovecot.port, told, folders=("INBOX", "\\Sent")):
+        await told.until(lambda: told.state == "connected", "it connects")
+        await asyncio.to_thread(dovecot.deliver, mail("one"), folder="Verschickt")
+        await told.until(lambda: told.mails, "it is told of")
+    assert [(one.folder, one.role) for one in told.mails] == [("\\Sent", "sent")]

@@ -15,8 +15,8 @@ from tests.mail.watching import BOX, Password, Told, watched
 from tests.peers import until
 from tstack.mail import reading
 from tstack.mail.connection import Where
-from tstack.mail.folder import Found, Mark, Notice, mark_json, mark_of
-from tstack.mail.mailbox import Account
+from tstack.mail.folder import BARREN, Found, Mark, Notice, mark_json, mark_of
+from tstack.mail.mailbox import VAIN, Account
 from tstack.testing.chaosimap import ChaosImap
 from tstack.testing.mailboxes import simple_mail
 
@@ -165,6 +165,43 @@ async def test_mails_that_a_server_invents_are_passed_over_a_batch_at_a_time() -
     assert len(told.notices) == 1000 / reading.BATCH
     first = told.notices[0].data
     assert (first["mailbox"], first["lastUid"]) == ({"name": "INBOX", "uidvalidity": 7, "uid": 1}, 50)
+
+
+async def test_a_server_that_invents_mails_for_ever_gets_a_few_looks_and_then_our_patience() -> None:
+    def search(criteria: bytes) -> bytes:
+        if not criteria.endswith(b":*"):
+            return b"* SEARCH\r\n"
+        return b"* SEARCH " + b" ".join(b"%d" % uid for uid in range(_from(criteria), _from(criteria) + 2000)) + b"\r\n"
+
+    told = Told()
+    told.marks["INBOX"] = Mark(7, 1)
+    quirks = replace(PATIENT, pause=3600.0)
+    async with Small(1000, search, mails=False).serve() as server, watched(server.port, told, quirks=quirks) as watch:
+        await told.until(lambda: told.state == "connected", "it is connected all the same")
+        await until(lambda: watch._vain >= VAIN, "it takes its time")
+        await asyncio.gather(*(asyncio.sleep(0) for _ in range(1000)))
+        assert len(told.notices) <= (VAIN + 2) * BARREN
+    assert sum(int(str(one.data["count"])) for one in told.notices) == told.marks["INBOX"].uid_next - 1
+
+
+async def test_a_folder_may_be_named_by_its_use() -> None:
+    """As Gmail's All Mail, which has another name in each language."""
+    async with ChaosImap() as server:
+        everything = server.mailboxes["bob"].folder(b"Use/All")
+        told = Told()
+        async with watched(server.port, told, folders=("\\All", "\\Sent")):
+            await told.until(lambda: told.state == "connected", "it connects")
+            everything.deliver(simple_mail(1))
+            await told.until(lambda: told.mails, "it is told of")
+            assert (
+                told.conditions[-1].reason == "the folder \\Sent is not watched: the server names no folder as \\Sent"
+            )
+        assert (told.mails[0].folder, told.mails[0].role) == ("\\All", "all")
+        told.conditions.clear()
+        async with watched(server.port, told, folders=("\\Junk",), quirks=QUICK):
+            await told.until(lambda: told.state == "unavailable", "it cannot be watched without the first one")
+        assert "names no folder as \\Junk" in told.conditions[-1].reason
+        assert len(told.mails) == 1
 
 
 # -- whole mails --------------------------------------------------------------------------------------------------------

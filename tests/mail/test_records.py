@@ -18,7 +18,7 @@ from tstack.mail.admin import AlreadyThere, NotThere
 from tstack.mail.asks import Ask, ask_key, ask_sweep
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.event import Mailbox
-from tstack.mail.records import Connection, Partner, User, api_key_digest, check_host, check_mailbox
+from tstack.mail.records import Connection, Partner, User, api_key_digest, check_host, check_mailbox, check_user
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
 
@@ -282,3 +282,18 @@ def test_what_no_resolver_can_be_asked_for_is_no_host(host: str) -> None:
 )
 def test_names_and_addresses_are_hosts(host: str) -> None:
     check_host(host)
+
+
+@pytest.mark.parametrize(
+    ("folders", "what"),
+    [
+        (("INBOX", "\\Everything"), "names no use of a folder: there are .*All"),
+        (("INBOX", "INBOX"), "twice"),
+        (("",), "no name"),
+        (("a\r\nb",), "cannot be printed"),
+    ],
+)
+def test_folders_that_make_no_sense_are_refused(folders: tuple[str, ...], what: str) -> None:
+    check_user(User("acme", "WORK", "bob", folders=("INBOX", "\\All", "Entwürfe")))
+    with pytest.raises(ValueError, match=what):
+        check_user(User("acme", "WORK", "bob", folders=folders))

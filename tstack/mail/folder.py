@@ -33,6 +33,9 @@ ROUNDS = 5
 """Looks in a row while the server says that there is more: then it is somebody else's turn, and a server that always says so
 is none to hurry for."""
 
+BARREN = 10
+"""Batches in a row of which no mail is there any more, until it is somebody else's turn: the server invents them."""
+
 TRIES = 4
 """Tries of one mail until it is passed over: two on one connection, the others on one each, since it may be the connection."""
 
@@ -145,7 +148,9 @@ class Folder:
     def __init__(self, mailbox: Mailbox, name: str, mark: Mark | None, sink: Sink, *, raw_limit: int = 0) -> None:
         self.mailbox = mailbox
         self.name = name
-        self.wire_name = commands.folder_name(name)
+        self.use = name.lower() if name.startswith("\\") else ""
+        """What it is for, when that is all that is known of it: then `wire_name` is blank until somebody has found it."""
+        self.wire_name = b"" if self.use else commands.folder_name(name)
         self.mark = mark
         self._sink = sink
         self._raw_limit = raw_limit
@@ -192,10 +197,15 @@ class Folder:
             many = (connection.session.selected.uid_next or 0) - first > WINDOW
             uids = await reader.search(f"UID {first}:*", wide=many)
             new = [uid for uid in uids if uid >= first]  # `n:*` always has the last mail (RFC 3501 6.4.8)
+            barren = 0
             while new:
                 settled, mails = await self._tell(connection, reader, new[: self._batch], origin)
                 new = new[settled:]
                 told += mails
+                barren = 0 if mails or not settled else barren + 1
+                if barren >= BARREN:
+                    ears.dirty = True
+                    return told
         if not told:
             self.mark = replace(self._known, modseq=connection.session.selected.highest_modseq or 0)
         return told
@@ -434,7 +444,7 @@ class Folder:
             now,
             origin,
             self.name,
-            "inbox" if self.name.upper() == "INBOX" else None,
+            "inbox" if self.name.upper() == "INBOX" else self.use[1:] or None,
             mark.uid_validity,
             uid,
             epoch=mark.epoch,

@@ -206,6 +206,7 @@ class Watch:
         end = self._clock() + (quirks.oauth_session if self.account.credentials.oauth else quirks.session) * (
             0.9 + 0.1 * random.random()  # noqa: S311 - see the import
         )
+        await self._find(connection)
         self._overflow = False
         self._notified = await self._notify(connection)  # first, so that nothing comes in between
         await self._catch_up(connection)
@@ -257,8 +258,27 @@ class Watch:
             if await self._open(connection, folder):
                 self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
 
+    async def _find(self, connection: ImapConnection) -> None:
+        """Learn what the server calls the folders that are named by their use (RFC 6154)."""
+        sought = [folder for folder in self._folders if folder.use]
+        if not sought:
+            return
+        uses = self._ears.uses = {}
+        try:
+            await connection.run(commands.list_folders("SPECIAL-USE" in await connection.capabilities()))
+        finally:
+            self._ears.uses = None
+        for folder in sought:
+            folder.wire_name = uses.get(folder.use, b"")
+
     async def _open(self, connection: ImapConnection, folder: Folder) -> bool:
         """Open a folder; False: the server does not let us, and it is none that the mailbox cannot be watched without."""
+        if not folder.wire_name:
+            text = f"the server names no folder as {folder.name}"
+            if folder is self._folders[0]:
+                raise Lost("protocol", text)
+            self._missing[folder.name] = text
+            return False
         try:
             await folder.select(connection, self._ears)
         except Refused as refused:
@@ -279,7 +299,7 @@ class Watch:
 
     async def _notify(self, connection: ImapConnection) -> bool:
         """Have the server tell of the other folders too; does it?"""
-        others = self._folders[1:]
+        others = [folder for folder in self._folders[1:] if folder.wire_name]
         if not others:
             return True
         if "NOTIFY" not in await connection.capabilities():
@@ -376,7 +396,7 @@ class Watch:
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
         """Those of the folders that have something new, by STATUS; and those that were missing, and are there now."""
         there = set()
-        for folder in folders:
+        for folder in filter(lambda one: one.wire_name, folders):
             if (await connection.try_to(commands.status(folder.wire_name))).condition == "OK":
                 there.add(folder.name)
         missed = there & self._missing.keys()

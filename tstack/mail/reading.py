@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tstack.mail.connection import ImapConnection, Lost, Refused
 from tstack.mail.imap import commands
-from tstack.mail.imap.responses import Exists, Expunge, Fetch, Response, Search, Vanished
+from tstack.mail.imap.responses import Exists, Expunge, Fetch, Folder, Response, Search, Vanished
 from tstack.mail.imap.tokens import Value
 from tstack.mail.message import internal_date
 
@@ -24,6 +24,9 @@ MAX_NEW = 1_000_000
 """New mails that a server may tell of at once: with more it lies, or we would be busy for days."""
 
 
+_USES = frozenset(use.lower() for use in commands.USES)
+
+
 class Ears:
     """What a connection has said, for whoever asked: searches, fetches, and that there is something new."""
 
@@ -37,6 +40,8 @@ class Ears:
         self.fetched: dict[int, Fetch] = {}
         self.changed: dict[bytes, None] = {}
         """Folders that are not open of which the server told."""
+        self.uses: dict[str, bytes] | None = None
+        """What the server calls the folders of each use, in lower case; None: nobody wants to know."""
 
 
 def hear(ears: Ears, response: Response) -> None:
@@ -54,6 +59,8 @@ def hear(ears: Ears, response: Response) -> None:
             items: dict[str, Value] = {**known.items, **response.items} if known else dict(response.items)
             if len(ears.fetched) < 2 * BATCH or known:
                 ears.fetched[uid] = Fetch(response.number, items)
+        case Folder() if ears.uses is not None:
+            ears.uses |= dict.fromkeys(response.flags & _USES, response.name)
         case Search() if ears.found is not None:  # some servers answer in many lines
             ears.found += response.numbers[: MAX_NEW + 1 - len(ears.found)]
 

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from tstack.identity.users import check_name, moment
 from tstack.mail.event import Mailbox
+from tstack.mail.imap.commands import USES
 
 PARTNER_PREFIX: Final = "/mail/partner/"
 CONNECTION_PREFIX: Final = "/mail/connection/"
@@ -304,6 +305,8 @@ def check_user(user: User) -> None:
         raise ValueError(f"mails are fetched whole up to 0 to {MAX_RAW} bytes")
     if not all(user.folders) or len(set(user.folders)) != len(user.folders):
         raise ValueError("a folder has no name, or stands there twice")
+    if strange := [name for name in user.folders if name.startswith("\\") and name not in USES]:
+        raise ValueError(f"{strange[0]} names no use of a folder: there are {', '.join(USES)}")
     if any(not text.isprintable() for text in (user.email, user.login, *user.folders)):
         raise ValueError("an address, a login or a folder's name holds what cannot be printed")
     if user.parked:

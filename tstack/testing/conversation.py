@@ -326,7 +326,8 @@ class Conversation:
         pattern = re.escape(string(command.arguments[-1])).replace(rb"\*", b".*").replace(b"%", b"[^/]*")
         for name in self._folders:
             if re.fullmatch(pattern, name):
-                self.send(b'* LIST (\\HasNoChildren) "/" ' + quoted(name) + b"\r\n")
+                use = b" \\" + name.removeprefix(b"Use/") if name.startswith(b"Use/") else b""
+                self.send(b"* LIST (\\HasNoChildren" + use + b') "/" ' + quoted(name) + b"\r\n")
         self.ok(command)
 
     async def _on_status(self, command: Command) -> None:

@@ -74,6 +74,15 @@ def status(folder: bytes, items: Sequence[str] = ("UIDNEXT", "UIDVALIDITY", "MES
     return Command("STATUS", (b"STATUS " + quoted(folder) + f" ({' '.join(items)})\r\n".encode(),))
 
 
+USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Important", "\\Junk", "\\Sent", "\\Trash")
+"""What folders are for (RFC 6154 2, RFC 8457 3), whatever they are called."""
+
+
+def list_folders(special_use: bool = False) -> Command:
+    """LIST, every folder; with `special_use`, and what it is for (RFC 6154 3)."""
+    return Command("LIST", (b'LIST "" "*"' + (b" RETURN (SPECIAL-USE)" if special_use else b"") + b"\r\n",))
+
+
 def uid_search(criteria: str, esearch: bool = False) -> Command:
     """UID SEARCH with criteria that we wrote, such as `UID 7:*`; with `esearch`, as ranges (RFC 4731)."""
     return Command("UID SEARCH", (f"UID SEARCH {'RETURN (ALL) ' if esearch else ''}{criteria}\r\n".encode("ascii"),))
