@@ -433,11 +433,11 @@ async def test_connections_are_bounded_in_number(tmp_path: Path) -> None:
         held = [await asyncio.open_connection("127.0.0.1", api.server.address.port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", api.server.address.port)
         assert await asyncio.wait_for(_end(reader), PATIENCE) == b""
-        assert (api.server.open, api.server.refused) == (2, 1)
+        assert (api.server.places.open, api.server.places.refused) == (2, 1)
         for one in (writer, *(writer for _, writer in held)):
             one.close()
         async with asyncio.timeout(PATIENCE):
-            while api.server.open:
+            while api.server.places.open:
                 await asyncio.sleep(0.01)
         assert (await api.ask("GET", CONNECTIONS)).status == 200
 

@@ -15,7 +15,6 @@ import os
 import re
 from email.message import Message
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import quote
 
 from aiohttp import web
@@ -24,6 +23,7 @@ from tstack.env import Address
 from tstack.errors import Failure
 from tstack.mail import content
 from tstack.mail.blobs import Blobs
+from tstack.web.connections import Connection, Places
 
 HEADERS = {
     "Server": "tstack",
@@ -84,10 +84,7 @@ class BlobListener:
         self._where = where
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        self.open = 0
-        """Connections now."""
-        self.refused = 0
-        """Connections that were one too many."""
+        self.places = Places(CONNECTIONS, LONGEST, IDLE)
 
     async def start(self) -> Address:
         """Listen; the address it got. Raises `Failure`."""
@@ -100,7 +97,7 @@ class BlobListener:
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(
-                lambda: _Connection(server, self), self._where.host, self._where.port
+                lambda: Connection(server, self.places, _http_log), self._where.host, self._where.port
             )
         except OSError as error:
             await self.stop()
@@ -118,39 +115,6 @@ class BlobListener:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's protocol with a place among the open ones and an end."""
-
-    __slots__ = ("_counted", "_end", "_of")
-
-    def __init__(self, server: web.Server, of: BlobListener) -> None:
-        loop = asyncio.get_running_loop()
-        no_log = cast("Any", None)  # how aiohttp is told to keep none
-        super().__init__(server, loop=loop, keepalive_timeout=IDLE, logger=_http_log, access_log=no_log)
-        self._of = of
-        self._counted = False
-        self._end: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        going = cast(asyncio.Transport, transport)
-        if self._of.open >= CONNECTIONS:
-            self._of.refused += 1
-            going.abort()
-        else:
-            self._of.open += 1
-            self._counted = True
-            self._end = asyncio.get_running_loop().call_later(LONGEST, going.abort)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._end is not None:
-            self._end.cancel()
-        if self._counted:
-            self._of.open -= 1
-            self._counted = False
-        super().connection_lost(exc)
 
 
 def _asked(request: web.Request, blobs: Blobs) -> Path:

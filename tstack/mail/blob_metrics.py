@@ -39,8 +39,8 @@ def _folder(page: Page, kept: Blobs) -> None:
 
 
 def _listeners(page: Page, listeners: Sequence[BlobListener]) -> None:
-    open_ = sum(one.open for one in listeners)
+    open_ = sum(one.places.open for one in listeners)
     page.add("tstack_mail_blob_connections", "gauge", "Connections to fetch them.", open_)
-    refused = sum(one.refused for one in listeners)
+    refused = sum(one.places.refused for one in listeners)
     text = "Connections that were one too many."
     page.add("tstack_mail_blob_connections_refused_total", "counter", text, refused)

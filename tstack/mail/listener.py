@@ -5,6 +5,7 @@ Loopback by default. It shows addresses' tags and reasons of failures, and no se
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tstack.mail import metrics
 from tstack.mail.event import rfc3339
 from tstack.mail.folder import mark_json
 from tstack.mail.letters import Letters
+from tstack.web.connections import Connection, Places
 from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 20_000
 """Mailboxes in one answer at most."""
+
+CONNECTIONS = 100
+"""Connections at once: scrapers, operators, and the other watchers who ask."""
+
+LONGEST = 60.0
+"""Seconds that a connection lasts at most."""
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -46,6 +54,8 @@ class Listener:
         self._station = station
         self._letters = letters
         self._runner: web.AppRunner | None = None
+        self._listeners: list[asyncio.Server] = []
+        self.places = Places(CONNECTIONS, LONGEST)
 
     async def listen(self, address: Address) -> Address:
         """Listen on one more address; the address that it really got. Raises `Failure`."""
@@ -60,18 +70,24 @@ class Listener:
             self._letters.add_routes(app)
             self._runner = web.AppRunner(app, access_log=None, logger=_http_log, handle_signals=False)
             await self._runner.setup()
-        site = web.TCPSite(self._runner, address.host, address.port)
+        server = self._runner.server
+        assert server is not None
         try:
-            await site.start()
+            listener = await asyncio.get_running_loop().create_server(
+                lambda: Connection(server, self.places, _http_log), address.host or None, address.port
+            )
         except OSError as error:
             raise Failure(
                 f"cannot listen on http://{address}: {error.strerror or error}", "choose another address: -mailadmin"
             ) from None
-        return Address(address.host, self._runner.addresses[-1][1])
+        self._listeners.append(listener)
+        return Address(address.host, listener.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening."""
         await self._letters.stop()
+        while self._listeners:
+            self._listeners.pop().close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

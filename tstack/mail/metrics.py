@@ -71,15 +71,23 @@ def exposition(station: Station) -> str:
     add("tstack_mail_webhooks_delivered_total", "counter", "Webhooks delivered.", station.forwarder.delivered)
     add("tstack_mail_webhooks_failed_total", "counter", "Tries of webhooks that failed.", station.forwarder.failed)
     apis = station.api.servers
-    add("tstack_mail_api_connections", "gauge", "Connections to the partners' API.", sum(api.open for api in apis))
+    add(
+        "tstack_mail_api_connections",
+        "gauge",
+        "Connections to the partners' API.",
+        sum(api.places.open for api in apis),
+    )
     add(
         "tstack_mail_api_refused_total", "counter", "Connections to it that were one too many.",
-        sum(api.refused for api in apis),
+        sum(api.places.refused for api in apis),
     )  # fmt: skip
     add(
         "tstack_mail_limit_hits_total", "counter", "How often a partner had as many as it may.", station.api.refusals,
         "limit",
     )  # fmt: skip
+    places = station.listener.places
+    add("tstack_mail_admin_connections", "gauge", "Connections to the admin listener.", places.open)
+    add("tstack_mail_admin_refused_total", "counter", "Connections to it that were one too many.", places.refused)
     add("tstack_mail_checkpoints_total", "counter", "Commits of checkpoints.", watcher.checkpoints.written)
     add("tstack_mail_leases_lost_total", "counter", "Leases that were lost.", watcher.membership.losses)
     add("tstack_mail_lease_held", "gauge", "1: there is a lease that can be relied upon.", int(watcher.membership.held))

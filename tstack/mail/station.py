@@ -93,7 +93,7 @@ class Station:
         self._oauth = OAuth()
         logins = Logins(store, sealer, self._oauth)
         peer = Peer(watcher_tag(folder / "watcher"), options.weight, options.capacity, secrets.token_hex(8))
-        self._listener = Listener(self, Letters(self.outbox, sealer, peer.tag))
+        self.listener = Listener(self, Letters(self.outbox, sealer, peer.tag))
         self._parts = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self.watcher = Watcher(
@@ -123,8 +123,8 @@ class Station:
             self._parts.push_async_callback(self.outbox.stop)
             self._parts.push_async_callback(self._oauth.close)
             for address in self.options.admin:
-                self.addresses.append(await self._listener.listen(address))
-            self._parts.push_async_callback(self._listener.stop)
+                self.addresses.append(await self.listener.listen(address))
+            self._parts.push_async_callback(self.listener.stop)
             if self.addresses:
                 peer = replace(self.watcher.options.peer, admin=f"http://{self.addresses[0]}")
                 self.watcher.membership.peer = peer
@@ -148,7 +148,7 @@ class Station:
     async def stop(self) -> None:
         """Give the mailboxes back, publish what can be published, and end. May be called twice."""
         await self._parts.aclose()
-        await self._listener.stop()
+        await self.listener.stop()
 
     @property
     def connected(self) -> bool:

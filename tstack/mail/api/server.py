@@ -10,7 +10,6 @@ import asyncio
 import logging
 import ssl
 from dataclasses import dataclass
-from typing import cast
 
 from aiohttp import web
 
@@ -20,6 +19,7 @@ from tstack.mail.api.app import HEADERS, create
 from tstack.mail.api.problems import Problem, answer
 from tstack.mail.api.service import Service
 from tstack.mail.blobs import Blobs
+from tstack.web.connections import Connection, Places
 
 log = logging.getLogger("tstack.mail.api")
 
@@ -55,10 +55,8 @@ class Server:
         """Port 0 lets the system choose; `address` tells what it chose once it has started."""
         self.address = address
         self.limits = limits or Limits()
-        self.open = 0
-        """Connections that there are."""
-        self.refused = 0
-        """Connections that were one too many."""
+        bounds = self.limits
+        self.places = Places(bounds.connections, bounds.connection_seconds, bounds.idle_seconds, bounds.linger_seconds)
         self.app = create(service, blobs)
         self._tls = tls
         self._runner: web.AppRunner | None = None
@@ -68,9 +66,11 @@ class Server:
         """Listen. Raises `Failure` when it cannot."""
         self._runner = web.AppRunner(self.app, handle_signals=False, shutdown_timeout=self.limits.stop_seconds)
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
         try:
             self._listener = await asyncio.get_running_loop().create_server(
-                lambda: _Connection(self),
+                lambda: _Connection(server, self.places, _http_log),
                 self.address.host or None,
                 self.address.port,
                 ssl=self._tls,
@@ -94,46 +94,10 @@ class Server:
             await runner.cleanup()
 
 
-class _Connection(web.RequestHandler):
-    """aiohttp's protocol with a place among the open ones and a deadline."""
+class _Connection(Connection):
+    """A connection whose malformed requests are answered in the API's own way."""
 
-    __slots__ = ("_counted", "_deadline", "_front")
-
-    def __init__(self, front: Server) -> None:
-        assert front._runner is not None and front._runner.server is not None  # noqa: PT018, SLF001
-        super().__init__(
-            front._runner.server,  # noqa: SLF001 - it is made for that class
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=front.limits.idle_seconds,
-            lingering_time=front.limits.linger_seconds,
-            logger=_http_log,
-            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp is told to keep none
-            auto_decompress=False,
-        )
-        self._front = front
-        self._counted = False
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        aborting = cast(asyncio.Transport, transport)  # uvloop's transports are none by class
-        front = self._front
-        if front.open >= front.limits.connections:
-            front.refused += 1
-            aborting.abort()
-        else:
-            front.open += 1
-            self._counted = True
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(front.limits.connection_seconds, aborting.abort)
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._counted:
-            self._front.open -= 1
-            self._counted = False
-        super().connection_lost(exc)
+    __slots__ = ()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
