@@ -29,6 +29,7 @@ from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
+from tstack.mail.box import parked_for
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
 from tstack.mail.event import Mailbox
@@ -38,7 +39,7 @@ from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.records import Connection, Partner, User
 from tstack.mail.watcher import Options as WatcherOptions
-from tstack.mail.watcher import Watcher, parked_for
+from tstack.mail.watcher import Watcher
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.etcd import EtcdStore
 from tstack.store.interface import Check, Delete, Put, Store, StoreUnavailable

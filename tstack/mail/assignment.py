@@ -140,6 +140,11 @@ class Shares:
         self._peers = peers
         self._shares: Mapping[str, str] | None = None
 
+    @property
+    def counted(self) -> bool:
+        """Are the shares those of the last `renew`, which know no mailbox that came later?"""
+        return self._shares is not None
+
     def crowded(self, count: int) -> bool:
         """With so many mailboxes, may one of the watchers be full? While none can be by far, nothing has to be counted."""
         weight = sum(peer.weight for peer in self._peers.values())

@@ -5,7 +5,8 @@ by compare-and-swap, at most once a second for a mailbox, many mailboxes in one 
 says whose the mailbox is, so that a watcher that has lost a mailbox, and does not know it yet, cannot move its mark.
 
 Where a mailbox is read on from is the farther of the checkpoint and the mark in our own outbox, as long as both are of
-the same UIDVALIDITY; else the checkpoint, since what was found after it is found again.
+the same UIDVALIDITY; else the checkpoint, since what was found after it is found again. Any mark is farther than that of a
+folder that nobody has looked at.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ counts are part of the mark, so that a mail that kills whoever reads it does so 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -135,11 +136,15 @@ class Sweep:
     """A mailbox whose mails are told of again, since a day or from the beginning, and how far that is."""
 
     since: datetime | None
-    left: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
-    """By folder its UIDVALIDITY and the UIDs that are to come."""
+    left: dict[str, tuple[int, array[int]]] = field(default_factory=dict)
+    """By folder its UIDVALIDITY and the UIDs that are to come, four bytes each."""
+    done: set[str] = field(default_factory=set)
+    """Folders of which there are no more."""
     breaks: int = 0
-    """Connections that broke over the next mail, alone."""
+    """Connections that broke over the next mail, alone, or over the search; and beginnings anew."""
     told: int = 0
+    batch: int = BATCH
+    """Mails of the next portion: not the folder's own, which grows with each new mail."""
 
 
 class Folder:
@@ -156,6 +161,8 @@ class Folder:
         self._raw_limit = raw_limit
         self._most = max(1, min(BATCH, RAW_BATCH // raw_limit)) if raw_limit else BATCH
         self._batch = self._most
+        self._breakers: dict[tuple[int, int], int] = {}
+        """By UIDVALIDITY and UID, how often a connection broke over a mail of a folder that was renumbered."""
 
     async def expect(self, since: datetime) -> None:
         """Remember since when mails are new, of a folder that nobody has looked at; the others know better."""
@@ -179,14 +186,14 @@ class Folder:
             await self._keep((), Mark(validity, await self._first_since(connection, ears, began), began=began))
         elif mark.uid_validity != validity:
             ears.dirty = True
-            await self._renumbered(connection, ears, validity, 0)
+            await self._renumbered(connection, ears, validity, mark.epoch)
         elif known.uid_next and known.uid_next < mark.uid_next and await self._began_anew(connection, ears):
             ears.dirty = True
             await self._renumbered(connection, ears, validity, mark.epoch + 1)
 
     async def look(self, connection: ImapConnection, ears: Ears, origin: Origin = "live") -> int:
-        """Tell of everything that is new; how many mails that were. After `ROUNDS` rounds there may be more still, and `ears`
-        are dirty. Raises `Refused`, `Lost`."""
+        """Tell of everything that is new; how many mails that were. After `ROUNDS` rounds, or `BARREN` batches, there may be
+        more still, and `ears` are dirty. Raises `Refused`, `Lost`."""
         told = 0
         reader = Reader(connection, ears)
         for _ in range(ROUNDS):
@@ -206,7 +213,7 @@ class Folder:
                 if barren >= BARREN:
                     ears.dirty = True
                     return told
-        if not told:
+        if not told and not ears.dirty:
             self.mark = replace(self._known, modseq=connection.session.selected.highest_modseq or 0)
         return told
 
@@ -216,23 +223,44 @@ class Folder:
         The mark stays. What the connection breaks over is tried again with the next one. Raises `Refused`, `Lost`.
         """
         mark, reader = self._known, Reader(connection, ears)
-        validity, left = sweep.left.get(self.name, (-1, []))
-        if validity != mark.uid_validity:
-            criteria = f"SINCE {sweep.since:%d-%b-%Y}" if sweep.since else "ALL"
-            uids = await reader.search(criteria, wide=True)
-            left = [uid for uid in uids if uid < mark.uid_next]
-            sweep.left[self.name] = mark.uid_validity, left
+        left = await self._left(reader, sweep)
         if not left:
+            sweep.done.add(self.name)
             return None
-        batch = left[: self._batch]
+        batch = left[: min(self._most, sweep.batch)]
         events = await self._swept(connection, reader, batch, sweep)
         await self._sink.put(self.name, events, mark)
         del left[: len(batch)]
         sweep.breaks = 0
-        self._batch = min(self._most, 2 * self._batch)
+        sweep.batch = min(self._most, 2 * len(batch))
         mails = [one for one in events if isinstance(one, Found)]
         sweep.told += len(mails)
         return len(batch), sum(len(one.raw or b"") + HEADERS for one in mails)
+
+    async def _left(self, reader: Reader, sweep: Sweep) -> array[int]:
+        """The UIDs that are to come in a sweep; none where the server does not let itself be searched, or numbers its mails
+        anew each time: it is said, and the sweep goes on elsewhere."""
+        mark = self._known
+        validity, left = sweep.left.get(self.name, (-1, array("I")))
+        if validity == mark.uid_validity:
+            return left
+        if self.name in sweep.left or sweep.breaks >= SWEEP_BREAKS:
+            sweep.breaks += 1
+        if sweep.breaks > SWEEP_BREAKS:
+            sweep.breaks = 0
+            data: dict[str, object] = {"mailbox": {"name": self.name}, "reason": "cannot be searched"}
+            id_ = f"{mark.uid_validity}.sweep.{sweep.since.timestamp() if sweep.since else 0:.0f}"
+            await self._sink.put(self.name, [Notice("skipped", id_, data, self.name)], mark)
+            return array("I")
+        criteria = f"SINCE {sweep.since:%d-%b-%Y}" if sweep.since else "ALL"
+        try:
+            uids = await reader.search(criteria, wide=True)
+        except (Lost, Refused):
+            sweep.breaks += 1
+            raise
+        left = array("I", [uid for uid in uids if uid < mark.uid_next])
+        sweep.left[self.name] = mark.uid_validity, left
+        return left
 
     async def _swept(
         self, connection: ImapConnection, reader: Reader, batch: Sequence[int], sweep: Sweep
@@ -248,7 +276,7 @@ class Folder:
                 again, lost = await self._fetch(connection, reader, [uid], "sweep", self._known, 1)
                 events += [*again, *(self._skipped([one], "unreadable") for one in lost)]
         except (Lost, Refused):
-            self._batch = max(1, len(batch) // 2)
+            sweep.batch = max(1, len(batch) // 2)
             sweep.breaks += len(batch) == 1
             raise
         return events
@@ -340,7 +368,8 @@ class Folder:
         uids = await reader.search(f"SINCE {since - timedelta(days=1):%d-%b-%Y}", wide=True)
         for batch in reversed(batches([uid for uid in uids if uid < first])):
             times = await reader.times(batch)
-            new = [uid for uid, when in times.items() if when is None or since <= when <= datetime.now(UTC) + AHEAD]
+            latest = datetime.now(UTC) + AHEAD
+            new = [uid for uid in batch if (when := times.get(uid)) is None or since <= when <= latest]
             if not new:
                 break
             first = min(new)
@@ -377,8 +406,16 @@ class Folder:
         began = max(EPOCH, old.began) - BEFORE_BEGIN if old.began else since
         uids = await reader.search(f"SINCE {since:%d-%b-%Y}", wide=True)
         new = Mark(validity, end, old.newest, began=old.began, epoch=epoch)
-        for batch in batches([uid for uid in uids if uid < end], self._most):
-            mails, missing = await self._fetch(connection, reader, batch, "catchup", new, old.failures)
+        for batch in batches([uid for uid in uids if uid < end], 1 if self._breakers else self._most):
+            place = validity, batch[0]
+            if len(batch) == 1 and self._breakers.get(place, 0) >= BREAKS:
+                await self._keep([self._skipped(batch, "breaks the connection", new)], self._known)
+                continue
+            try:
+                mails, missing = await self._fetch(connection, reader, batch, "catchup", new, old.failures)
+            except (Lost, Refused):
+                self._breakers[place] = self._breakers.get(place, 0) + 1
+                raise
             unknown = {one.uid for one in await self._sink.unknown([found.mail for found in mails])}
             told = [found for found in mails if found.mail.uid in unknown and found.mail.received >= began]
             unreadable, _ = await self._sort(reader, missing)
@@ -390,6 +427,7 @@ class Folder:
             await self._keep([*told, *skipped], self._known)
             new = replace(new, newest=_newest(new, told))
         await self._keep((), new)
+        self._breakers.clear()
 
     # -- mails ---------------------------------------------------------------------------------------------------------
 

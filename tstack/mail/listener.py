@@ -25,8 +25,8 @@ from tstack.web.connections import Connection, Places
 from tstack.web.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from tstack.mail.box import Box
     from tstack.mail.station import Station
-    from tstack.mail.watcher import Box
 
 MAX_SHOWN = 20_000
 """Mailboxes in one answer at most."""

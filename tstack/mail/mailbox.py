@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 from tstack.mail.backoff import FAILURES, Backoff
 from tstack.mail.classify import Verdict, classify
 from tstack.mail.connection import ImapConnection, Lost, Refused, Where
-from tstack.mail.event import Mailbox
+from tstack.mail.event import Mailbox, Origin
 from tstack.mail.folder import Folder, Mark, Sink, Sweep
 from tstack.mail.gates import Gate
 from tstack.mail.imap import commands
@@ -38,11 +38,14 @@ log = logging.getLogger("tstack.mail")
 
 State = Literal["connecting", "connected", "auth_failed", "parked", "throttled", "unavailable", "tls", "stopped"]
 
-MAX_FOLDERS = 20
-"""Folders of one mailbox."""
-
 MAX_REASON = 500
 """Characters of the reason of a condition."""
+
+SWEEPS = 10
+"""Sweeps of one mailbox that wait for each other; the oldest go."""
+
+SHORT = 1.0
+"""Seconds of a pause in a sweep for which IDLE is not worth its while."""
 
 VAIN = 10
 """Looks in a row, each because the server called, that found nothing; after them we take our time (`Quirks.pause`)."""
@@ -85,7 +88,8 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a mailbox is, for its state topic and for people. `next_try` in seconds from now; None: it is connected."""
+    """How a mailbox is, for its state topic and for people. `next_try` in seconds from now; None: it is connected, or waits for
+    what has no time."""
 
     state: State
     reason: str = ""
@@ -109,9 +113,9 @@ class Watch:
         self.account = account
         self._folders = [
             Folder(account.mailbox, name, marks.get(name), sink, raw_limit=account.raw_limit)
-            for name in account.folders[:MAX_FOLDERS]
+            for name in account.folders
         ]
-        known = any(marks)  # the events of the mailbox itself are of no folder: ""
+        known = any(mark.uid_next for mark in marks.values())
         self._since = datetime.now(UTC) if known or account.since is None else account.since
         self._gate = gate
         self._context = context
@@ -122,7 +126,7 @@ class Watch:
         )
         self._ears = Ears()
         self._sweeps: list[Sweep] = []  # no deque, and no Event: these have 600 bytes each, and we are many
-        self._sweep_pause = 0.0
+        self._next_sweep = 0.0
         fresh = account.renewed or account.parked
         self._proven = not fresh and any(mark.uid_next for folder, mark in marks.items() if folder)
         self._no_idle = False
@@ -160,7 +164,7 @@ class Watch:
     def sweep(self, since: datetime | None) -> None:
         """Tell again of the mails that are there already, since a day or from the beginning, beside what is new."""
         if all(sweep.since != since for sweep in self._sweeps):
-            self._sweeps = [*self._sweeps, Sweep(since)][-MAX_FOLDERS:]
+            self._sweeps = [*self._sweeps, Sweep(since)][-SWEEPS:]
         self._wake()
 
     @property
@@ -221,7 +225,7 @@ class Watch:
             told = await self._look(connection, everywhere=due or not self._notified)
             self._is(self._connected)
             self._vain = self._vain + 1 if early and not told else 0
-            if self._sweeps:
+            if self._sweeps and self._clock() >= self._next_sweep:
                 await self._go_on_with(self._sweeps[0], connection)
             if self._vain >= VAIN:
                 await connection.rest(quirks.pause, lambda: self._called)
@@ -253,10 +257,10 @@ class Watch:
         return self._not_in(said, auth=True)
 
     async def _catch_up(self, connection: ImapConnection) -> None:
-        """Every folder, the first one last: it is the one that stays open."""
-        for folder in reversed(self._folders):
-            if await self._open(connection, folder):
-                self.told += await folder.look(connection, self._ears, "catchup" if folder.mark else "live")
+        """Every folder, the first one first, which is to wait for no other, and last: it is the one that stays open."""
+        first, *others = self._folders
+        for folder in (first, *others, first) if others else (first,):
+            await self._look_into(connection, folder, "catchup")
 
     async def _find(self, connection: ImapConnection) -> None:
         """Learn what the server calls the folders that are named by their use (RFC 6154)."""
@@ -265,11 +269,12 @@ class Watch:
             return
         uses = self._ears.uses = {}
         try:
-            await connection.run(commands.list_folders("SPECIAL-USE" in await connection.capabilities()))
+            await connection.try_to(commands.list_folders("SPECIAL-USE" in await connection.capabilities()))
         finally:
             self._ears.uses = None
         for folder in sought:
-            folder.wire_name = uses.get(folder.use, b"")
+            name = uses.get(folder.use, b"")
+            folder.wire_name = name if commands.is_quotable(name) else b""
 
     async def _open(self, connection: ImapConnection, folder: Folder) -> bool:
         """Open a folder; False: the server does not let us, and it is none that the mailbox cannot be watched without."""
@@ -324,7 +329,11 @@ class Watch:
         if isinstance(response, FolderStatus):
             folder = next((one for one in self._folders if one.wire_name == response.name), None)
             mark = folder.mark if folder else None
-            if mark is not None and response.items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
+            if mark is None:
+                return
+            items = response.items
+            anew = items.get("UIDVALIDITY", mark.uid_validity) != mark.uid_validity
+            if anew or items.get("UIDNEXT", mark.uid_next) > mark.uid_next:
                 self._ears.changed[response.name] = None
 
     def _news(self) -> bool:
@@ -335,7 +344,9 @@ class Watch:
         if self._news():
             return True
         if self._sweeps:
-            return await connection.rest(min(self._sweep_pause, most), self._news)
+            most = max(0.0, min(self._next_sweep - self._clock(), most))
+            if most <= SHORT:
+                return await connection.rest(most, self._news)
         quirks = self._gate.quirks
         if quirks.idle and not self._no_idle and "IDLE" in await connection.capabilities():
             try:
@@ -365,33 +376,40 @@ class Watch:
         self._ears.changed.clear()
         if everywhere:
             changed += await self._asked(connection, [folder for folder in self._folders[1:] if folder not in changed])
-        for folder in changed:
-            if await self._open(connection, folder):
-                told += await folder.look(connection, self._ears)
-        if changed:
-            await first.select(connection, self._ears)
-            told += await first.look(connection, self._ears)
         self.told += told
-        self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
+        for folder in (*changed, first) if changed else ():
+            told += await self._look_into(connection, folder)
+        if not self._sweeps:
+            self._poll = self._gate.quirks.poll if told else min(2 * self._poll, self._gate.quirks.poll_most)
+        return told
+
+    async def _look_into(self, connection: ImapConnection, folder: Folder, origin: Origin = "live") -> int:
+        """Open a folder, where that can be done, and tell of what is new in it; how many mails that were."""
+        if not await self._open(connection, folder):
+            return 0
+        told = await folder.look(connection, self._ears, origin)
+        if self._ears.dirty and folder is not self._folders[0]:  # there is more, which waits for its turn
+            self._ears.changed[folder.wire_name] = None
+        self.told += told
         return told
 
     async def _go_on_with(self, sweep: Sweep, connection: ImapConnection) -> None:
         """The next mails of a sweep, a batch of one folder, so that new mail waits for no more than that."""
         first = self._folders[0]
-        for folder in self._folders:
-            if folder is not first and not await self._open(connection, folder):
-                continue
-            told = await folder.sweep(connection, self._ears, sweep)
-            if told is not None:
-                break
-        else:
+        folder = next((one for one in self._folders if one.name not in sweep.done), None)
+        if folder is None:
             del self._sweeps[0]
+            return
+        told = None
+        if folder is first or await self._open(connection, folder):
+            told = await folder.sweep(connection, self._ears, sweep)
+        else:
+            sweep.done.add(folder.name)
         if folder is not first:
-            await first.select(connection, self._ears)
-            self.told += await first.look(connection, self._ears)
+            await self._look_into(connection, first)
         mails, size = told or (0, 0)
         quirks = self._gate.quirks
-        self._sweep_pause = max(mails / quirks.sweep, size / quirks.sweep_bytes)
+        self._next_sweep = self._clock() + max(mails / quirks.sweep, size / quirks.sweep_bytes)
 
     async def _asked(self, connection: ImapConnection, folders: Sequence[Folder]) -> list[Folder]:
         """Those of the folders that have something new, by STATUS; and those that were missing, and are there now."""
@@ -441,9 +459,10 @@ class Watch:
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for the next try, or for somebody who wants it now."""
+        if not self._called:  # while it was connected, or tried to be
+            self._alarm = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._alarm.wait()
+            self._alarm = None
         self._called = False
-        self._alarm = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._alarm.wait()
-        self._alarm = None

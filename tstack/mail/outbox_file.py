@@ -478,6 +478,9 @@ class OutboxFile:
         if (row[0] if row else "") == incarnation:
             return False
         self.forget(name)
+        # the other's events may have the identifiers that the mails of this one get
+        self.db.execute("DELETE FROM entry WHERE mailbox = ? AND state = ?", (mailbox, PUBLISHED))
+        self.db.execute("UPDATE entry SET id = id || '#' || number WHERE mailbox = ?", (mailbox,))
         self.db.execute("INSERT OR REPLACE INTO incarnation VALUES (?, ?)", (mailbox, incarnation))
         return True
 

@@ -46,6 +46,9 @@ MAX_TEXT: Final = 4096
 MAX_ENTRIES: Final = 20
 """Entries of a list or table at most: folders, hosts, settings."""
 
+MAX_FOLDERS: Final = 20
+"""Folders of one mailbox."""
+
 MAX_RAW: Final = 64 << 20
 """Bytes of a mail that is fetched whole, at most."""
 
@@ -303,6 +306,8 @@ def check_user(user: User) -> None:
     check_mailbox(user.mailbox)
     if not (0 <= user.raw_limit <= MAX_RAW and 0 <= user.keep_limit <= MAX_RAW):
         raise ValueError(f"mails are fetched whole up to 0 to {MAX_RAW} bytes")
+    if len(user.folders) > MAX_FOLDERS:
+        raise ValueError(f"a mailbox has {MAX_FOLDERS} folders at most")
     if not all(user.folders) or len(set(user.folders)) != len(user.folders):
         raise ValueError("a folder has no name, or stands there twice")
     if strange := [name for name in user.folders if name.startswith("\\") and name not in USES]:

@@ -19,8 +19,8 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
@@ -38,8 +38,8 @@ from tstack.mail.assignment import (
     owner_key,
     owner_of,
 )
-from tstack.mail.backoff import PARKED, Backoff
 from tstack.mail.blobs import Keeper
+from tstack.mail.box import Box, parked_for
 from tstack.mail.checkpoint import Checkpoints, NotOurs
 from tstack.mail.event import Mailbox
 from tstack.mail.folder import Mark
@@ -54,7 +54,6 @@ from tstack.mail.records import (
     Connection,
     Partner,
     User,
-    parked_since,
 )
 from tstack.mail.sink import MailSink, Terms, state_gone, user_connected, user_disconnected
 from tstack.mail.tracers import Tracers, TracerSink
@@ -103,31 +102,6 @@ class Options:
     """How mail servers are treated of which nothing is known."""
 
 
-@dataclass(slots=True, eq=False)
-class Box:
-    """A mailbox that this process has, or is about to have or to give back."""
-
-    path: str
-    user: User
-    connection: Connection | None
-    basis: object = None
-    asked: bool = False
-    """Has the store been asked to make us the owner, and has not said no?"""
-    token: int = 0
-    task: asyncio.Task[None] | None = None
-    watch: Watch | None = None
-    condition: Condition = field(default_factory=lambda: Condition("connecting"))
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    renewed: bool = False
-    """Has it got credentials with which it has not been connected yet?"""
-    backoff: Backoff = field(default_factory=Backoff)
-    fault: str = ""
-    """The unforeseen error that it met last."""
-    ending: bool = False
-    lost: bool = False
-    again: bool = False
-
-
 class Watcher:
     """One process's mailboxes. `start` it; `stop` gives all back."""
 
@@ -142,11 +116,12 @@ class Watcher:
         self.membership = Membership(store, options.peer, self._held, self._lost, ttl=options.ttl)
         self.checkpoints = Checkpoints(store, outbox, self._fence, self._fenced)
         self.partners = Mirror(
-            store, PARTNER_PREFIX, lambda item: Partner.from_json(item.key, item.value, item.revision)
-        )
+            store, PARTNER_PREFIX, lambda item: Partner.from_json(item.key, item.value, item.revision),
+            self._records_changed,
+        )  # fmt: skip
         self.connections = Mirror(
             store, CONNECTION_PREFIX, lambda item: Connection.from_json(item.key, item.value, item.revision),
-            self._connection_changed,
+            self._records_changed,
         )  # fmt: skip
         self.users = Mirror(
             store, USER_PREFIX, lambda item: User.from_json(item.key, item.value, item.revision), self._user_changed
@@ -188,6 +163,15 @@ class Watcher:
             asyncio.create_task(self._work(), name="assignment"),
             asyncio.create_task(self.membership.run(), name="heartbeat"),
         ]
+        for task in self._running:
+            task.add_done_callback(self._broken)
+
+    def _broken(self, task: asyncio.Task[None]) -> None:
+        """What should never end has: the process ends with it, and the next one goes on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the %s has ended", task.get_name(), exc_info=error)
+            self.impostor = Failure(f"the {task.get_name()} has ended: {type(error).__name__}", "this is a defect")
+            self.on_failure()
 
     async def stop(self) -> None:
         """Give every mailbox back, as far as `LAST_WORDS` allow, and end. May be called twice."""
@@ -231,13 +215,15 @@ class Watcher:
         self._touched(path, old, new)
 
     def _user_changed(self, path: str, old: User | None, new: User | None) -> None:
-        if self.shares.crowded(len(self.users.values)) and (
+        if (self.shares.counted or self.shares.crowded(len(self.users.values))) and (
             old is None or new is None or self.wanted.anything(old) != self.wanted.anything(new)
         ):
             self._all = True  # where room is scarce, one mailbox more or less may move others
         self._touched(path, old, new)
 
-    def _connection_changed(self, path: str, old: object, new: object) -> None:
+    def _records_changed(self, path: str, old: object, new: object) -> None:
+        """A partner or a connection: what is wanted of its mailboxes, and how they are read, may be another."""
+        self._all = self._all or self.shares.counted
         for user in self.users.values:
             if user.startswith(f"{path}/"):
                 self._dirty[user] = None
@@ -293,7 +279,7 @@ class Watcher:
                 await asyncio.sleep(SETTLE)  # what comes together is looked at together
                 self._all = False
                 await self._share()
-                self._dirty.update(dict.fromkeys([*self.users.values, *self.boxes]))
+                self._dirty.update(dict.fromkeys([*self.users.values, *self.boxes, *self.asks.values]))
             for number, path in enumerate(list(self._dirty), 1):
                 self._dirty.pop(path, None)
                 self._look(path)
@@ -471,7 +457,7 @@ class Watcher:
         told = TracerSink(sink, self.tracers, lambda: box.user.enable_tracer) if self.tracers is not None else sink
         box.watch = Watch(account, marks, told, gate, self.options.context, on_condition)
         if (ask := self.asks.values.get(box.path)) is not None and not ask.gone:
-            self._ask(box.watch, ask)
+            self._ask(box, box.watch, ask)
         await box.watch.run()
 
     def _is(self, box: Box, sink: MailSink, condition: Condition) -> None:
@@ -507,12 +493,23 @@ class Watcher:
 
     async def _leave(self, box: Box) -> None:
         """The mailbox is watched no more: give it back, once everything that was found is published."""
+        await self._make_sure(box)
+        if not box.token or box.lost:
+            return
         try:
-            await self._make_sure(box)
-            if box.token and not box.lost:
-                await self._give_back(box)
+            await self._give_back(box)
         except (Failure, TimeoutError) as error:
-            log.info("mailbox %s is not given back in order: %s", clean(box.path), error)
+            said = str(error) or "the broker does not take what was found"
+            log.info("mailbox %s is not given back in order: %s", clean(box.path), said)
+        self.checkpoints.release(box.path)
+        while not box.lost:  # under our lease, nobody else could have it
+            try:
+                await self.membership.release(box.path, box.token)
+                return
+            except StoreError:
+                if self._stopping or not self.membership.held:
+                    return  # it goes with the lease
+                await asyncio.sleep(_RETRY)
 
     def _left(self, box: Box) -> None:
         self.checkpoints.release(box.path)
@@ -535,10 +532,8 @@ class Watcher:
             return
         if user is None or user.incarnation != box.user.incarnation:
             await self.outbox.forget(box.path)
-            self.checkpoints.release(box.path)
         else:
             await self.checkpoints.hand_over(box.path)
-        await self.membership.release(box.path, box.token)
 
     # -- what is asked of us ------------------------------------------------------------------------------------------
 
@@ -547,12 +542,12 @@ class Watcher:
         if new is not None and new.gone:
             self._touched(path, old, new)
         elif new is not None and box is not None and box.watch is not None:
-            self._ask(box.watch, new)
+            self._ask(box, box.watch, new)
 
-    def _ask(self, watch: Watch, ask: Ask) -> None:
+    def _ask(self, box: Box, watch: Watch, ask: Ask) -> None:
         """Do what was asked, and take the request back when it is done: a watcher that dies before leaves it to the next."""
         watch.sweep(ask.since)
-        self._chore(self._until_swept(watch, ask.item), "sweep")
+        self._chore(self._until_swept(box, watch, ask.item), "sweep")
 
     def _clear(self, path: str, user: User | None, ask: Ask) -> None:
         """A user was removed: end what the broker retains of it, unless there is another of that tag, whose state is newer."""
@@ -572,8 +567,10 @@ class Watcher:
 
         self._chore(clear(), "what is left of a user")
 
-    async def _until_swept(self, watch: Watch, item: Item) -> None:
-        while watch.sweeping:  # noqa: ASYNC110 - nobody tells
+    async def _until_swept(self, box: Box, watch: Watch, item: Item) -> None:
+        while watch.sweeping:
+            if box.watch is not watch:
+                return  # the next watch of the mailbox does it anew
             await asyncio.sleep(_POLL)
         await self._store.delete(item.key, item.revision)
 
@@ -585,11 +582,3 @@ class Watcher:
                 log.warning("%s: %s", name, failure.message)
 
         spawn(run(), self._chores, name)
-
-
-def parked_for(user: User) -> float:
-    """Seconds until a mailbox that failures have parked is tried again; 0: it is not parked."""
-    since = parked_since(user)
-    if since is None:
-        return 0.0
-    return max(0.0, (since + timedelta(seconds=PARKED) - datetime.now(UTC)).total_seconds())

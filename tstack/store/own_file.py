@@ -70,6 +70,7 @@ class OwnFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # for nobody else: who may read a file may lock it
             self._lock = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            os.fchmod(self._lock, 0o600)  # earlier releases left it to the umask
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)

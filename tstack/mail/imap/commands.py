@@ -116,6 +116,11 @@ def quoted(data: bytes) -> bytes:
     return b'"' + data.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
+def is_quotable(name: bytes) -> bool:
+    """Can a folder's name, as a server spells it, stand in a command? What is neither ASCII nor a line cannot."""
+    return name.isascii() and bool(_QUOTABLE.fullmatch(name.decode("ascii")))
+
+
 def encode_set(uids: Iterable[int]) -> str:
     """A set of numbers in its short form: `3,5:9`."""
     found: list[list[int]] = []
