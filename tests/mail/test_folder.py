@@ -15,7 +15,7 @@ from tests.mail.watching import BOX, Password, Told, watched
 from tests.peers import until
 from tstack.mail import reading
 from tstack.mail.connection import Where
-from tstack.mail.folder import BARREN, Found, Mark, Notice, mark_json, mark_of
+from tstack.mail.folder import BARREN, BREAKS, Found, Mark, Notice, mark_json, mark_of
 from tstack.mail.mailbox import VAIN, Account
 from tstack.testing.chaosimap import ChaosImap
 from tstack.testing.mailboxes import simple_mail
@@ -41,11 +41,12 @@ def account(port: int, raw_limit: int = 0, folders: tuple[str, ...] = ("INBOX",)
 
 
 class Small:
-    """A server that answers EXAMINE, UID SEARCH (by `search`, which is given the criteria) and, if it has `mails`, fetches of
-    headers."""
+    """A server that answers EXAMINE, UID SEARCH (by `search`, which is given the criteria; None: NO), LIST and, if it has
+    `mails`, fetches of headers, but for a mail `bad`, which breaks the connection."""
 
-    def __init__(self, exists: int, search: Callable[[bytes], bytes], mails: bool = True) -> None:
-        self._exists, self._search, self._mails = exists, search, mails
+    def __init__(self, exists: int, search: Callable[[bytes], bytes | None], mails: bool = True, bad: int = 0) -> None:
+        self._exists, self._search, self._mails, self._bad = exists, search, mails, bad
+        self.listed = b""
         self.port = 0
         self.connections = 0
         self.asked: list[bytes] = []
@@ -70,7 +71,15 @@ class Small:
                     writer.write(b"* OK [UIDNEXT %d] x\r\n" % (self._exists + 1))
                 elif command.startswith(b"UID SEARCH "):
                     self.asked.append(command[11:])
-                    writer.write(self._search(command[11:]))
+                    found = self._search(command[11:])
+                    if found is None:
+                        writer.write(tag + b" NO no\r\n")
+                        continue
+                    writer.write(found)
+                elif command.startswith(b"LIST "):
+                    writer.write(self.listed)
+                elif command.startswith(b"UID FETCH ") and self._bad in _uids(command.split()[2]):
+                    break
                 elif command.startswith(b"UID FETCH ") and self._mails:
                     writer.write(b"".join(map(_header, _uids(command.split()[2]))))
                 elif command == b"IDLE":
@@ -87,7 +96,7 @@ def _uids(text: bytes) -> list[int]:
 
 
 def _header(uid: int) -> bytes:
-    header = b"Subject: m%d\r\n\r\n" % uid
+    header = b"Subject: m%d\r\nMessage-ID: <m%d@x>\r\n\r\n" % (uid, uid)
     return b"* %d FETCH (UID %d RFC822.SIZE 9 BODY[HEADER] {%d}\r\n%s)\r\n" % (uid, uid, len(header), header)
 
 
@@ -363,3 +372,79 @@ async def test_a_sweep_takes_its_time_and_every_folder() -> None:
             assert loop.time() - begin >= 0.9  # 120 mails, of which the last 20 need not be waited for
     assert [one.folder for one in told.mails] == ["INBOX"] * 60 + ["Alerts"] * 60
     assert {one.origin for one in told.mails} == {"sweep"}
+
+
+async def test_a_mail_that_breaks_connections_holds_neither_a_reset_up_for_ever() -> None:
+    def search(criteria: bytes) -> bytes:
+        return b"* SEARCH 1 2 3\r\n" if b"SINCE" in criteria else b"* SEARCH 3\r\n"
+
+    told = Told()
+    told.marks["INBOX"] = Mark(6, 100, NOW, began=NOW)
+    async with Small(3, search, bad=2).serve() as server, watched(server.port, told, quirks=QUICK):
+        await told.until(lambda: told.state == "connected", "it goes on")
+        assert server.connections <= 2 * BREAKS
+    assert told.subjects == ["m1", "m3"]
+    assert len({one.id for one in told.notices if one.kind == "reset"}) == 1  # said again, it is the same one
+    (skipped,) = [one for one in told.notices if one.kind == "skipped"]
+    assert (skipped.data["reason"], skipped.id) == ("breaks the connection", "7.2.skipped")
+
+
+async def test_nor_a_sweep_whatever_else_comes() -> None:
+    """One new mail for each connection: what is read of those says nothing of the sweep."""
+    exists = 20
+
+    def search(criteria: bytes) -> bytes:
+        nonlocal exists
+        if criteria == b"ALL":
+            return b"* SEARCH " + b" ".join(b"%d" % uid for uid in range(1, 21)) + b"\r\n"
+        if criteria == b"UID *":
+            return b"* SEARCH %d\r\n" % exists
+        if not criteria.endswith(b":*"):
+            return b"* SEARCH\r\n"
+        exists += 1
+        return b"* SEARCH %d\r\n" % exists
+
+    told = Told()
+    told.marks["INBOX"] = Mark(7, 21)
+    quick = replace(QUICK, sweep=1000.0)
+    async with Small(20, search, bad=5).serve() as server, watched(server.port, told, quirks=quick) as watch:
+        watch.sweep(None)
+        await until(lambda: not watch.sweeping, "the sweep ends")
+    swept = {one.uid for one in told.mails if one.origin == "sweep"}
+    assert swept == set(range(1, 21)) - {5}
+    assert {one.data["reason"] for one in told.notices} == {"breaks the connection"}
+
+
+async def test_nor_does_a_server_that_cannot_be_searched() -> None:
+    def search(criteria: bytes) -> bytes | None:
+        return None if criteria == b"ALL" else b"* SEARCH\r\n"
+
+    told = Told()
+    told.marks["INBOX"] = Mark(7, 21)
+    async with Small(20, search).serve() as server, watched(server.port, told, quirks=QUICK) as watch:
+        await told.until(lambda: told.state == "connected", "it connects")
+        watch.sweep(None)
+        await until(lambda: not watch.sweeping, "the sweep ends")
+    assert [one.data["reason"] for one in told.notices] == ["cannot be searched"]
+
+
+async def test_a_folder_whose_name_cannot_be_said_is_one_that_is_missing() -> None:
+    told = Told()
+    server = Small(0, lambda criteria: b"* SEARCH\r\n")
+    server.listed = b'* LIST (\\Sent) "/" "Envoy\xc3\xa9s"\r\n'
+    async with server.serve(), watched(server.port, told, folders=("INBOX", "\\Sent"), quirks=QUICK):
+        await told.until(lambda: told.state == "connected", "INBOX is watched")
+    assert "names no folder as" in told.conditions[-1].reason
+
+
+async def test_since_when_mails_are_new_holds_for_every_folder_that_nobody_has_looked_at() -> None:
+    """Killed between the marks of the first folder and the second."""
+    connected = NOW.replace(microsecond=0) - timedelta(days=1)
+    async with ChaosImap() as server:
+        server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(1), when=connected + timedelta(hours=1))
+        told = Told()
+        told.marks["INBOX"] = Mark(0, 0, began=connected)
+        mine = replace(account(server.port, folders=("INBOX", "Alerts")), since=connected)
+        async with watched(server.port, told, account=mine, quirks=QUICK):
+            await told.until(lambda: told.mails, "it is told of")
+    assert told.subjects == ["m1"]

@@ -449,3 +449,20 @@ async def refused(path: Path, message: str) -> None:
     assert failure.value.hint
     await outbox.stop()
     assert path.read_bytes() == before
+
+
+async def test_a_later_user_of_the_same_tag_is_told_of_mails_of_the_same_numbers(tmp_path: Path) -> None:
+    async with opened(tmp_path / "o.db") as outbox:
+        await outbox.begin(BOX, "first")
+        await tell(outbox, 1, 2)
+        first, second = await waiting(outbox)
+        await outbox.done([first.number])
+        await outbox.begin(BOX, "second")
+        assert await outbox.marks(BOX) == {}
+        await tell(outbox, 1, 2)
+        again = await waiting(outbox)
+        assert [one.payload for one in again] == [b"1", b"2"]
+        assert {one.number for one in again}.isdisjoint({first.number, second.number})
+        await outbox.begin(BOX, "second")
+        await tell(outbox, 1, 2)
+        assert await waiting(outbox) == []

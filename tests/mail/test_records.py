@@ -290,6 +290,7 @@ def test_names_and_addresses_are_hosts(host: str) -> None:
         (("INBOX", "\\Everything"), "names no use of a folder: there are .*All"),
         (("INBOX", "INBOX"), "twice"),
         (("",), "no name"),
+        (tuple(map(str, range(21))), "20 folders at most"),
         (("a\r\nb",), "cannot be printed"),
     ],
 )

@@ -7,6 +7,7 @@ import base64
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import pytest
 
@@ -133,6 +134,9 @@ def test_a_part_of_a_secret_is_one(secret: str) -> None:
         secret[:-2],
         sent,
         sent[: len(sent) - 3],
+        f"near x{sent}",
+        sent[3:],
+        quote(secret),
         f"pass={secret}.",
         f"'{secret!r}'",
     ):

@@ -28,7 +28,7 @@ from tstack.identity.admin import add_or_replace_user
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.asks import ask_key, ask_sweep
-from tstack.mail.assignment import OWNER_PREFIX, Peer, nearest, owner_of
+from tstack.mail.assignment import OWNER_PREFIX, Peer, Shares, nearest, owner_of
 from tstack.mail.box import parked_for
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.checkpoint import NotOurs
@@ -38,6 +38,7 @@ from tstack.mail.oauth import OAuth
 from tstack.mail.outbox import Outbox
 from tstack.mail.providers import Logins
 from tstack.mail.records import Connection, Partner, User
+from tstack.mail.wanted import ORIGINAL_RAW
 from tstack.mail.watcher import Options as WatcherOptions
 from tstack.mail.watcher import Watcher
 from tstack.store.embedded import EmbeddedStore
@@ -563,3 +564,50 @@ async def test_what_nobody_has_foreseen_costs_one_mailbox_some_time_and_no_other
         assert box.watch is not None
         assert box.watch.account.renewed  # as credentials of which nobody knows whether they are right
         assert not box.renewed  # now one knows
+
+
+async def test_what_cannot_be_given_back_in_order_is_given_back_all_the_same(
+    tmp_path: Path, dovecot: Dovecot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody publishes what was found, so that giving back in order would take for ever; and nobody else could watch it."""
+    monkeypatch.setattr("tstack.mail.watcher.HAND_OVER", 0.05)
+    caplog.set_level("INFO")
+    bob = User("acme", "WORK", "stuck0", login="stuck0")
+    key = OWNER_PREFIX + bob.mailbox.path
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password) as one:
+        await until(lambda: one.state(bob.mailbox.path) == "connected", "it is watched")
+        assert one.watcher.outbox.unpublished(bob.mailbox.path)
+        await admin.archive_user(one.store, bob.mailbox)
+        async with asyncio.timeout(PATIENCE):
+            while await one.store.get(key) is not None:
+                await asyncio.sleep(0.02)
+    assert "the broker does not take what was found" in caplog.text
+
+
+async def test_what_changes_of_a_partner_takes_effect_on_mailboxes_under_watch(
+    tmp_path: Path, dovecot: Dovecot
+) -> None:
+    bob = User("acme", "WORK", "form0", login="form0")
+    path = bob.mailbox.path
+
+    def limit() -> int:
+        box = one.watcher.boxes.get(path)
+        return box.watch.account.raw_limit if box and box.watch else -1
+
+    async with lonely(tmp_path, dovecot, [bob], dovecot.password) as one:
+        await until(lambda: limit() == 0, "it is watched")
+        await admin.change_partner(one.store, "acme", lambda partner: replace(partner, format="superimap"))
+        await until(lambda: limit() == ORIGINAL_RAW, "mails are fetched whole from now on")
+
+
+async def test_shares_that_were_counted_are_counted_anew_for_whoever_comes_later() -> None:
+    peers = {"me": Peer("me", capacity=60)}
+    mine = Shares("me", peers)
+    assert await mine.renew(["a/b/c"], 1) == 0
+    assert not mine.counted
+    assert mine.mine("x/y/z")
+    assert await mine.renew(map(str, range(70)), 70) == 10
+    assert mine.counted
+    assert not mine.mine("x/y/z")
+    assert await mine.renew(["a/b/c"], 1) == 0
+    assert mine.mine("x/y/z")
