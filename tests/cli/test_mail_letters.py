@@ -71,9 +71,9 @@ def site(here: Place) -> Iterator[Site]:
 
 def test_what_was_not_delivered_and_what_was_missed(site: Site) -> None:
     folder = site.place.folder
+    acme, other = (site.lines("partner", "add", name)[0] for name in ("acme", "other"))
     asyncio.run(found(folder / "one", {BOB: (1, 2)}, {BOB: (3,), OTHERS: (4,)}))
     asyncio.run(found(folder / "two", {CAROL: (5,)}, {CAROL: (6,)}))
-    acme, other = (site.lines("partner", "add", name)[0] for name in ("acme", "other"))
     with site.broker() as broker, site.watcher("one") as one, site.watcher("two") as two:
         broker.wait_for("listening on mqtt://")
         url = one.wait_for(r"tmail is up as .*; (http://\S+)$")[1]
@@ -115,9 +115,16 @@ def test_what_was_not_delivered_and_what_was_missed(site: Site) -> None:
             assert api.ask("GET", "/dead-letters").json == {"dead_letters": [], "not_asked": [tag]}
             gone = site.tmail("dead", "show", mine["1.6"])
             assert (gone.code, "could not be asked" in gone.err) == (1, True)
-            discarded = site.tmail("dead", "discard", *[letter["id"] for letter in listed_of(others)])
+            (id_,) = [letter["id"] for letter in listed_of(others)]
+            site.lines("partner", "remove", "other")
+            refused = site.tmail("dead", "retry", id_)
+            assert (refused.code, "no partner other" in refused.err) == (1, True), refused.err
+            site.lines("partner", "add", "other")
+            earlier = site.tmail("dead", "retry", id_)
+            assert (earlier.code, "of an earlier partner" in earlier.err) == (1, True), earlier.err
+            discarded = site.tmail("dead", "discard", id_)
             assert (discarded.code, "discarded" in discarded.out) == (0, True)
-            assert listed_of(others) == []
+            assert id_ not in site.tmail("dead", "list").out
 
 
 def listed_of(api: Api) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from tstack.mail.records import Partner
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
 
-NO_RATES = Rates(*(Rate(1000, 0.0) for _ in range(4)))
+NO_RATES = Rates(*(Rate(1000, 0.0) for _ in range(5)))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from tstack.identity.seal import Sealer
 from tstack.logs import clean
 from tstack.mail import admin
 from tstack.mail.inquiry import Inquiry, NotFound, Replays, Said
+from tstack.mail.records import Partner
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
@@ -65,7 +66,8 @@ def list_(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         unasked: dict[str, Said] = {}
-        async for letter in _letters(Inquiry(store, sealer), flags.name, unasked):
+        partner = await admin.get_partner(store, flags.name) if flags.name else None
+        async for letter in _letters(Inquiry(store, sealer), partner, unasked):
             print(json.dumps(letter) if flags.json else _line(letter), flush=True)
         _complete(list(unasked.values()))
         return Answer()
@@ -119,9 +121,9 @@ def replay(values: Values, flags: argparse.Namespace) -> Work:
     since, event = _since(flags.since)
 
     async def work(store: Store) -> Answer:
-        await admin.get_partner(store, flags.name)
+        partner = await admin.get_partner(store, flags.name)
         inquiry = Inquiry(store, sealer)
-        found = begun = await inquiry.replay(flags.name, since, event)
+        found = begun = await inquiry.replay(partner, since, event)
         told: Sequence[str] = ()
         while found.running:
             lines = _far(found)
@@ -129,10 +131,12 @@ def replay(values: Values, flags: argparse.Namespace) -> Work:
                 print("\n".join(lines), file=sys.stderr, flush=True)
             told = lines
             await asyncio.sleep(POLL)
-            found = await inquiry.replays(flags.name)
+            found = await inquiry.replays(partner)
         if missing := set(begun.replays) - set(found.replays):
             raise Failure(f"{', '.join(sorted(missing))} ended before its replay did", "replay again when it runs")
         _complete([*begun.unasked, *(one for one in found.unasked if one.peer.tag in begun.replays)])
+        if failed := [f"{tag}: {one['reason']}" for tag, one in found.replays.items() if one["state"] == "failed"]:
+            raise Failure(f"the replay failed at {'; '.join(sorted(failed))}", "replay again when that is mended")
         return Answer(_far(found), [{"watcher": tag} | one for tag, one in sorted(found.replays.items())])
 
     return work
@@ -146,11 +150,16 @@ def _each(values: Values, flags: argparse.Namespace, method: str, what: str, don
     async def work(store: Store) -> Answer:
         unasked: dict[str, Said] = {}
         ids = list(flags.ids)
-        if flags.of:
-            ids = [letter["id"] async for letter in _letters(Inquiry(store, sealer), flags.of, unasked)]
+        partner = await admin.get_partner(store, flags.of) if flags.of else None
+        if partner:
+            ids = [letter["id"] async for letter in _letters(Inquiry(store, sealer), partner, unasked)]
         for number, id_ in enumerate(ids, 1):
             try:
-                await _ask(store, sealer, id_, method, what)
+                whose = partner
+                if what and not whose:  # nobody is sent what was found for an earlier partner of that name
+                    letter = json.loads(await _ask(store, sealer, id_))
+                    whose = await admin.get_partner(store, letter["partner"])
+                await _ask(store, sealer, id_, method, what, whose)
             except NotFound:
                 if flags.ids:
                     raise
@@ -163,7 +172,9 @@ def _each(values: Values, flags: argparse.Namespace, method: str, what: str, don
     return work
 
 
-async def _letters(inquiry: Inquiry, partner: str, unasked: dict[str, Said]) -> AsyncIterator[dict[str, Any]]:
+async def _letters(
+    inquiry: Inquiry, partner: Partner | None, unasked: dict[str, Said]
+) -> AsyncIterator[dict[str, Any]]:
     after: str | None = ""
     while after is not None:
         page = await inquiry.letters(partner, after)
@@ -173,9 +184,11 @@ async def _letters(inquiry: Inquiry, partner: str, unasked: dict[str, Said]) -> 
         after = page.end
 
 
-async def _ask(store: Store, sealer: Sealer, id_: str, method: str = "GET", what: str = "") -> bytes:
+async def _ask(
+    store: Store, sealer: Sealer, id_: str, method: str = "GET", what: str = "", partner: Partner | None = None
+) -> bytes:
     try:
-        return await Inquiry(store, sealer).letter(id_, method=method, what=what)
+        return await Inquiry(store, sealer).letter(id_, partner, method, what)
     except ValueError as error:
         raise UsageError(f"{id_!r}: {error}", "see `tmail dead list`") from None
 

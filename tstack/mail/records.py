@@ -127,6 +127,14 @@ class Partner:
         """Where it is in the store."""
         return partner_key(self.name)
 
+    @property
+    def made(self) -> float:
+        """When it was made, in Unix seconds; 0: not known. What was found before is of an earlier partner of its name."""
+        try:
+            return moment(self.created)
+        except ValueError:
+            return 0.0
+
     @classmethod
     def from_json(cls, key: str, data: bytes, revision: int = 0) -> Partner:
         """The partner at `key` (with or without the prefix) from the record's bytes. Raises `ValueError`."""

@@ -92,7 +92,7 @@ class Front:
     @property
     def refusals(self) -> Mapping[str, int]:
         """How often a bound held a partner back, by its name."""
-        return {kind: self._service.refusals[kind] for kind in ("users", "connections")}
+        return {kind: self._service.refusals[kind] for kind in ("users", "connections", "replays")}
 
     @property
     def urls(self) -> list[str]:

@@ -216,9 +216,9 @@ _SCHEMAS: Final[Json] = {
     "ReplayState": _record(
         "How far one watcher is.",
         {
-            "watcher": _text("Which one."), "state": _text("Is it done?", enum=["running", "done", "failed", "replaced"]),
+            "watcher": _text("Which one."), "state": _text("Is it done?", enum=["running", "done", "failed"]),
             "events": _number("Events that are published again, or wait for it.", 2**53),
-            "of": _number("How many they will be.", 2**53), "reason": _text("Why it failed."),
+            "of": _number("How many they will be, as far as they are counted.", 2**53), "reason": _text("Why it failed."),
         },
     ),
     "Replays": _record(
