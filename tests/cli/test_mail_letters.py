@@ -113,6 +113,12 @@ def test_what_was_not_delivered_and_what_was_missed(site: Site) -> None:
             partly = site.tmail("dead", "list")
             assert (partly.code, tag in partly.err, "1.4" in partly.out or "other" in partly.out) == (1, True, True)
             assert api.ask("GET", "/dead-letters").json == {"dead_letters": [], "not_asked": [tag]}
+            for asked in ("status", "mailboxes"):
+                missing = site.tmail(asked, "--json")
+                assert (missing.code, f"could be asked: {tag}" in missing.err) == (1, True), missing.err
+            shown = [json.loads(line) for line in site.tmail("status", "--json").out.splitlines()]
+            assert {each["watcher"]: "error" in each for each in shown}[tag]
+            assert len(shown) == 2
             gone = site.tmail("dead", "show", mine["1.6"])
             assert (gone.code, "could not be asked" in gone.err) == (1, True)
             (id_,) = [letter["id"] for letter in listed_of(others)]

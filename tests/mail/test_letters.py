@@ -250,3 +250,21 @@ async def test_a_later_partner_of_a_name_has_nothing_of_the_earlier_one(api: Des
     assert (await inquiry.letters(later)).letters == []
     await bury(api.outbox, 3)
     assert events(await api.ask("GET", DEAD, key=key)) == ["1.3"]
+
+
+async def test_an_address_of_another_watcher_or_of_a_stranger_is_not_asked(api: Desk) -> None:
+    await bury(api.outbox, 1)
+    inquiry = Inquiry(api.store, api.service.sealer)
+    (peer,) = await inquiry.peers()
+    await api.store.put(WATCHER_PREFIX + SECOND, Peer(SECOND, admin=peer.admin).to_json())
+    await api.store.put(WATCHER_PREFIX + THIRD, Peer(THIRD, admin=api.url).to_json())
+    listed = (await api.ask("GET", DEAD)).json
+    assert ([one["event_id"] for one in listed["dead_letters"]], listed["not_asked"]) == (["1.1"], [SECOND, THIRD])
+    for tag in (SECOND, THIRD):
+        assert (await api.ask("GET", f"{DEAD}/{tag}.mqtt.9")).status == 503
+    begun = (await api.ask("POST", REPLAY, json={})).json
+    assert ([one["watcher"] for one in begun["replays"]], begun["not_asked"]) == ([peer.tag], [SECOND, THIRD])
+    said = await inquiry.ask(Peer(SECOND, admin=peer.admin), "/dead")
+    assert "is not this watcher: give it a -mailadmin" in said.trouble
+    wrong = await inquiry.ask(peer, "/dead", {"limit": 0})
+    assert (wrong.status, "answers 400: a number is 1 to" in wrong.trouble) == (0, True)

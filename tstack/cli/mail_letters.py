@@ -69,8 +69,7 @@ def list_(values: Values, flags: argparse.Namespace) -> Work:
         partner = await admin.get_partner(store, flags.name) if flags.name else None
         async for letter in _letters(Inquiry(store, sealer), partner, unasked):
             print(json.dumps(letter) if flags.json else _line(letter), flush=True)
-        _complete(list(unasked.values()))
-        return Answer()
+        return Answer(failure=incomplete(list(unasked.values())))
 
     return work
 
@@ -134,10 +133,11 @@ def replay(values: Values, flags: argparse.Namespace) -> Work:
             found = await inquiry.replays(partner)
         if missing := set(begun.replays) - set(found.replays):
             raise Failure(f"{', '.join(sorted(missing))} ended before its replay did", "replay again when it runs")
-        _complete([*begun.unasked, *(one for one in found.unasked if one.peer.tag in begun.replays)])
         if failed := [f"{tag}: {one['reason']}" for tag, one in found.replays.items() if one["state"] == "failed"]:
             raise Failure(f"the replay failed at {'; '.join(sorted(failed))}", "replay again when that is mended")
-        return Answer(_far(found), [{"watcher": tag} | one for tag, one in sorted(found.replays.items())])
+        unasked = [*begun.unasked, *(one for one in found.unasked if one.peer.tag in begun.replays)]
+        shown = [{"watcher": tag} | one for tag, one in sorted(found.replays.items())]
+        return Answer(_far(found), shown, incomplete(unasked))
 
     return work
 
@@ -166,8 +166,7 @@ def _each(values: Values, flags: argparse.Namespace, method: str, what: str, don
                 continue  # somebody else was quicker
             count = f"{number} of {len(ids)}  " if len(ids) > 1 else ""
             print(json.dumps({"id": id_, "done": done}) if flags.json else f"{count}{id_}: {done}", flush=True)
-        _complete(list(unasked.values()))
-        return Answer()
+        return Answer(failure=incomplete(list(unasked.values())))
 
     return work
 
@@ -193,13 +192,14 @@ async def _ask(
         raise UsageError(f"{id_!r}: {error}", "see `tmail dead list`") from None
 
 
-def _complete(unasked: Sequence[Said]) -> None:
-    """Raise `Failure` when somebody could not be asked: what was shown is not all."""
-    if unasked:
-        raise Failure(
-            "not all watchers could be asked: " + "; ".join(f"{one.peer.tag} {one.trouble}" for one in unasked),
-            "what they have is missing here: try again where their -mailadmin can be reached",
-        )
+def incomplete(unasked: Sequence[Said]) -> Failure | None:
+    """What to say when somebody could not be asked: what was shown is not all."""
+    if not unasked:
+        return None
+    return Failure(
+        "not all watchers could be asked: " + "; ".join(f"{one.peer.tag} {one.trouble}" for one in unasked),
+        "what they have is missing here: try again where their -mailadmin can be reached",
+    )
 
 
 def _line(letter: dict[str, Any]) -> str:

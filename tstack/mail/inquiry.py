@@ -20,7 +20,7 @@ from yarl import URL
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail.assignment import WATCHER_PREFIX, Peer
-from tstack.mail.letters import TICKET, WAYS, ticket
+from tstack.mail.letters import TICKET, WATCHER, WAYS, ticket
 from tstack.mail.records import Partner
 from tstack.store.interface import Store
 
@@ -48,7 +48,7 @@ class NotFound(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one watcher answered. `status` 0: it could not be asked, for `trouble`, which may name its address."""
+    """What one watcher answered: `status` 200, 404, or 0: it could not be asked, for `trouble`, which may name its address."""
 
     peer: Peer
     status: int = 0
@@ -122,7 +122,10 @@ class Inquiry:
                 body = b"".join([chunk async for chunk in _bounded(answer)])
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             return Said(peer, trouble=f"{peer.admin} does not answer: {str(error) or type(error).__name__}")
-        if answer.status in (200, 400, 404, 429):
+        if answer.headers.get(WATCHER) != peer.tag:
+            why = "is not this watcher: give it a -mailadmin that can be reached from here"
+            return Said(peer, trouble=f"{peer.admin} {why}")
+        if answer.status in (200, 404):
             return Said(peer, answer.status, body)
         return Said(peer, trouble=f"{peer.admin} answers {answer.status}: {_error(body)}")
 
@@ -208,8 +211,7 @@ class Inquiry:
 
 
 def _replays(asked: Sequence[Said], unasked: Sequence[Said]) -> Replays:
-    busy = [Said(one.peer, trouble=_error(one.body)) for one in asked if one.status == 429]
-    return Replays({one.peer.tag: one.json for one in asked if one.status == 200}, [*unasked, *busy])
+    return Replays({one.peer.tag: one.json for one in asked if one.status == 200}, unasked)
 
 
 def _of(partner: Partner | None) -> dict[str, object]:

@@ -43,6 +43,9 @@ REPLAYS: Final = 1000
 TICKET: Final = "X-Tmail-Ticket"
 """The header that shows that somebody has the keys."""
 
+WATCHER: Final = "X-Tmail-Watcher"
+"""The header of every answer of the listener that says whose it is: an address may be another watcher's, or a stranger's."""
+
 TICKET_SECONDS: Final = 60.0
 """How long a ticket is good, and how far the clocks of two machines may be apart."""
 
@@ -86,7 +89,8 @@ class Letters:
         self._replays: dict[str, Replay] = {}
 
     def add_routes(self, app: web.Application) -> None:
-        """Put the routes into a listener's application."""
+        """Put the routes into a listener's application, whose answers say from now on which watcher answers."""
+        app.on_response_prepare.append(self._sign)
         one = "/dead/{way}/{number}"
         routes: tuple[tuple[str, str, Handler], ...] = (
             ("GET", "/dead", self._list),
@@ -107,6 +111,9 @@ class Letters:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[WATCHER] = self._watcher
 
     def _guarded(self, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.Response:
