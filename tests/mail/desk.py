@@ -62,9 +62,8 @@ class Watchers:
     async def condition(self, mailbox: Mailbox) -> Condition | None:
         return self.conditions.get(mailbox)
 
-    async def replay(self, mailbox: Mailbox, since: datetime | None) -> bool:
+    async def replay(self, mailbox: Mailbox, since: datetime | None) -> None:
         self.replayed.append((mailbox, since))
-        return mailbox in self.conditions
 
 
 @contextlib.asynccontextmanager

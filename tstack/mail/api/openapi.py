@@ -385,7 +385,8 @@ def _operation(path: str, name: str, tag: str, summary: str, status: int, answer
         granted["content"] = {BYTES: {"schema": {}}}
     elif answer:
         granted["content"] = {"application/json": {"schema": _ref(answer)}}
-    statuses = (*_ANY, *((409,) if body or name.startswith("retire") else ()), *(_BODY if body else ()))
+    conflicts = (409,) if (body and answer not in ("Replay", "Replays")) or name.startswith("retire") else ()
+    statuses = (*_ANY, *conflicts, *(_BODY if body else ()))
     found: Json = {
         "operationId": name, "tags": [tag], "summary": summary, "description": "",
         "parameters": [

@@ -83,8 +83,8 @@ class Control(Protocol):
     async def condition(self, mailbox: Mailbox) -> Condition | None:
         """How a mailbox is; None when nobody here watches it."""
 
-    async def replay(self, mailbox: Mailbox, since: datetime | None) -> bool:
-        """Have what is in the mailbox told of again; False when nobody here watches it."""
+    async def replay(self, mailbox: Mailbox, since: datetime | None) -> None:
+        """Have what is in the mailbox told of again, by whoever watches it, now or later."""
 
 
 @dataclass(slots=True)
