@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tstack.errors import Failure, UsageError
 from tstack.identity.seal import Sealer
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.event import when_of
 from tstack.mail.inquiry import Inquiry, NotFound, Replays, Said
 from tstack.mail.records import Partner
 from tstack.store.interface import Store
@@ -222,9 +222,8 @@ def _since(text: str) -> tuple[float | None, tuple[str, str] | None]:
     if sign and source.startswith("/") and event:
         return None, (source, event)
     try:
-        moment = datetime.fromisoformat(text)
+        return when_of(text).timestamp(), None
     except ValueError:
         raise UsageError(
             f"-since: {text!r} is no time and no event", "write 2026-11-01T08:00:00Z, or SOURCE#ID of an event"
         ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), None

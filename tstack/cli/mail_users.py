@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from tstack.cli import settings as declared
@@ -26,7 +25,7 @@ from tstack.mail.asks import ask_key, ask_sweep
 from tstack.mail.assignment import OWNER_PREFIX, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
-from tstack.mail.event import Mailbox
+from tstack.mail.event import Mailbox, when_of
 from tstack.mail.inquiry import Inquiry, Said
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
@@ -238,9 +237,10 @@ def sweep(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail sweep`: a request in the store, which the mailbox' owner takes back when it is done."""
     mailbox = _mailbox(flags.path)
     try:
-        since = datetime.fromisoformat(flags.since).replace(tzinfo=UTC) if flags.since else None
+        since = when_of(flags.since) if flags.since else None
     except ValueError:
-        raise UsageError(f"-since: {flags.since!r} is no date", "write it as in 2026-11-01") from None
+        hint = "write it as in 2026-11-01 or 2026-11-01T08:00:00+01:00"
+        raise UsageError(f"-since: {flags.since!r} is no date", hint) from None
 
     async def work(store: Store) -> Answer:
         await admin.get_user(store, mailbox)

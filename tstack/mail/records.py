@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import quote
 
 from tstack.identity.users import check_name, moment
-from tstack.mail.event import Mailbox
+from tstack.mail.event import Mailbox, when_of
 from tstack.mail.imap.commands import USES
 
 PARTNER_PREFIX: Final = "/mail/partner/"
@@ -334,8 +334,7 @@ def parked_since(user: User) -> datetime | None:
     """When the user was parked; None when it is not. Raises `ValueError`."""
     if not user.parked:
         return None
-    time = datetime.fromisoformat(user.parked)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return when_of(user.parked)
 
 
 _Fields = Mapping[str, tuple[str, type]]
