@@ -15,6 +15,7 @@ from tests.cli.test_mail_api import Api
 from tests.etcd import Etcd
 from tests.mail.outboxes import opened, tell, waiting
 from tests.processes import Running, command, wait_until
+from tstack.identity.seal import ensure_sealer
 
 __all__ = ["here"]  # a fixture
 
@@ -150,5 +151,13 @@ def listed_of(api: Api) -> list[dict[str, Any]]:
     ],
 )
 def test_what_cannot_be_is_said(here: Place, args: tuple[str, ...], code: int, words: str) -> None:
+    ensure_sealer(here.folder / "certs" / "seal.key")
     done = here.tmail(*args, *([f"-data-dir={here.folder}"] if len(args) > 1 else []))
     assert (done.code, words in done.err) == (code, True), done.err
+
+
+@pytest.mark.parametrize("args", [("dead", "list"), ("replay", "acme")])
+def test_who_only_asks_makes_no_key(here: Place, args: tuple[str, ...]) -> None:
+    done = here.tmail(*args, f"-data-dir={here.folder}")
+    assert (done.code, "seal.key: cannot be read: No such file" in done.err) == (1, True), done.err
+    assert not (here.folder / "certs").exists()

@@ -62,7 +62,7 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead list`, a page at a time."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         unasked: dict[str, Said] = {}
@@ -76,7 +76,7 @@ def list_(values: Values, flags: argparse.Namespace) -> Work:
 
 def show(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead show`."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         letter = json.loads(await _ask(store, sealer, flags.id))
@@ -87,7 +87,7 @@ def show(values: Values, flags: argparse.Namespace) -> Work:
 
 def download(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead download`: the bytes that were to be published, or sent to a webhook."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         data = await _ask(store, sealer, flags.id, what="/payload")
@@ -116,7 +116,7 @@ def discard(values: Values, flags: argparse.Namespace) -> Work:
 
 def replay(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail replay`: begins it, and tells how far it is until it is done; interrupted, it goes on all the same."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
     since, event = _since(flags.since)
 
     async def work(store: Store) -> Answer:
@@ -143,7 +143,7 @@ def replay(values: Values, flags: argparse.Namespace) -> Work:
 
 
 def _each(values: Values, flags: argparse.Namespace, method: str, what: str, done: str) -> Work:
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
     if bool(flags.ids) == bool(flags.of):
         raise UsageError("which letters?", "give their IDs, or all of a partner by -of PARTNER")
 
