@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,10 @@ from tests.mail.desk import NO_RATES, Answer, Desk, desk, letters_served
 from tests.mail.outboxes import tell, waiting
 from tests.peers import until
 from tests.processes import PATIENCE, free_port
+from tstack.cli import mail_letters
+from tstack.cli import settings as declared
+from tstack.env import Values
+from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail import admin, letters
 from tstack.mail.api.service import Rate
@@ -268,3 +274,16 @@ async def test_an_address_of_another_watcher_or_of_a_stranger_is_not_asked(api: 
     assert "is not this watcher: give it a -mailadmin" in said.trouble
     wrong = await inquiry.ask(peer, "/dead", {"limit": 0})
     assert (wrong.status, "answers 400: a number is 1 to" in wrong.trouble) == (0, True)
+
+
+async def test_the_command_fails_with_the_replay(api: Desk) -> None:
+    room = api.outbox._room
+    await publish(api.outbox, 1)
+    room.use("acme", 10**9, 0)
+    values = Values({declared.SEAL_KEY: f"k1:{base64.b64encode(b'k' * 32).decode()}"}, frozenset())
+    work = mail_letters.replay(values, argparse.Namespace(name="acme", since="", json=True))
+    command = asyncio.ensure_future(work(api.store))
+    await until(lambda: bool(room._waiters), "the replay does not wait for room")
+    room.fail(Failure("the outbox is closed"))
+    with pytest.raises(Failure, match=f"the replay failed at {'0' * 20}: the outbox is closed"):
+        await command
