@@ -240,9 +240,11 @@ async def test_a_replay_that_fails_says_so(api: Desk, caplog: pytest.LogCaptureF
 async def test_a_later_partner_of_a_name_has_nothing_of_the_earlier_one(api: Desk) -> None:
     await publish(api.outbox, 1)
     await bury(api.outbox, 2)
+    await api.ask("POST", REPLAY, json={"since": "2199-01-01"})
     await admin.delete_partner(api.store, "acme")
     later, key = await admin.create_partner(api.store, api.service.sealer, Partner("acme"))
     assert events(await api.ask("GET", DEAD, key=key)) == []
+    assert (await api.ask("GET", REPLAY, key=key)).json["replays"] == []
     id_ = f"{'0' * 20}.mqtt.2"
     for method, path in (("GET", ""), ("GET", "/payload"), ("POST", "/retry"), ("DELETE", "")):
         assert (await api.ask(method, f"{DEAD}/{id_}{path}", key=key)).status == 404

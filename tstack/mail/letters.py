@@ -86,7 +86,7 @@ class Letters:
         self._outbox = outbox
         self._sealer = sealer
         self._watcher = watcher
-        self._replays: dict[str, Replay] = {}
+        self._replays: dict[tuple[str, float], Replay] = {}  # of partners, each told from an earlier one of its name
 
     def add_routes(self, app: web.Application) -> None:
         """Put the routes into a listener's application, whose answers say from now on which watcher answers."""
@@ -222,9 +222,9 @@ class Letters:
         since = _least(request)
         if event is None:
             since = max(since, _seconds(request, "since"))
-        replay = self._replays.get(partner)
+        replay = self._replays.get((partner, _least(request)))
         if replay is None or replay.state != "running":
-            replay = self._begun(partner)
+            replay = self._begun((partner, _least(request)))
             work = self._run(partner, event[0] if event else 0, since, replay)
             replay.task = asyncio.create_task(work, name=f"replay for {partner}")
         return web.json_response(replay.to_json())
@@ -237,20 +237,20 @@ class Letters:
         return found if found is not None and found[1] >= _least(request) else None
 
     async def _replaying(self, request: web.Request) -> web.Response:
-        replay = self._replays.get(request.query.get("partner", ""))
+        replay = self._replays.get((request.query.get("partner", ""), _least(request)))
         if replay is None:
             raise _Wrong(404, "there was no replay since this watcher began")
         return web.json_response(replay.to_json())
 
-    def _begun(self, partner: str) -> Replay:
+    def _begun(self, whose: tuple[str, float]) -> Replay:
         """A new replay, which is remembered instead of the one before."""
-        self._replays.pop(partner, None)
+        self._replays.pop(whose, None)
         if len(self._replays) >= REPLAYS:
-            over = next((name for name, one in self._replays.items() if one.state != "running"), None)
+            over = next((key for key, one in self._replays.items() if one.state != "running"), None)
             if over is None:
                 raise _Wrong(429, f"there are {REPLAYS} replays under way")
             del self._replays[over]
-        replay = self._replays[partner] = Replay()
+        replay = self._replays[whose] = Replay()
         return replay
 
     async def _run(self, partner: str, after: int, since: float, replay: Replay) -> None:
