@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, Running
+from tests.processes import PATIENCE, ROOT, Running
 from tstack import service
 from tstack.errors import Failure, UsageError
 from tstack.service import Life, Stopped
@@ -82,6 +83,18 @@ async def main(life):
 logs.setup("info")
 raise SystemExit(service.run("program", main))
 """
+
+
+def test_a_reader_that_leaves_is_no_defect() -> None:
+    text = PROGRAM.format(body='while True: print("more", flush=True)')
+    with subprocess.Popen(
+        [sys.executable, "-c", text], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as one:
+        assert one.stdout is not None
+        assert one.stderr is not None
+        one.stdout.close()
+        assert one.stderr.read() == b""
+        assert one.wait(PATIENCE) == 1
 
 
 def program(body: str) -> Running:

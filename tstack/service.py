@@ -86,6 +86,8 @@ def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -
             return runner.run(_with_signals(main)) or EXIT_OK
     except (KeyboardInterrupt, Stopped):
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return reader_left()
     except Exception as error:
         if failure := _failure_in(error):
             return report(program, failure)
@@ -97,6 +99,12 @@ def run(program: str, main: Callable[[Life], Coroutine[Any, Any, int | None]]) -
                 "this is a defect; run again with -loglevel=debug for the details",
             ),
         )
+
+
+def reader_left() -> int:
+    """Whoever read our output has left, as `head` does: what is still in the buffer goes nowhere. Returns the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FAILED
 
 
 def _failure_in(error: Exception) -> Failure | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,9 @@ from tests.cli.test_outside import Terminal
 from tests.dovecot import Dovecot
 from tests.processes import PATIENCE, Running, command, free_port, module, need, run, wait_until
 from tstack.cli.mail import main
+from tstack.mail.asks import Ask, ask_key
+from tstack.mail.event import Mailbox
+from tstack.store.embedded import EmbeddedStore
 
 
 def mail(subject: str) -> bytes:
@@ -193,6 +198,22 @@ def test_what_was_set_can_be_changed(here: Place) -> None:
     ):  # fmt: skip
         done = here.tmail(*args, flag)
         assert (done.code, words in done.err) == (code, True), done.err
+
+
+def test_a_sweep_begins_at_a_time_of_its_zone(here: Place) -> None:
+    store = f"-data-dir={here.folder}"
+    here.does("partner", "add", "acme", store)
+    here.does("connection", "add", "acme/WORK", "-host=imap.example.org", store)
+    here.does("user", "add", "acme/WORK/bob", store, "-login=bob", "-password=-", stdin="secret\n")
+    here.does("sweep", "acme/WORK/bob", "-since=2026-11-01T08:00+01:00", store)
+
+    async def asked() -> Ask:
+        async with EmbeddedStore(here.folder / "store.db") as opened:
+            item = await opened.get(ask_key(Mailbox("acme", "WORK", "bob")))
+            assert item is not None
+            return Ask.from_item(item)
+
+    assert asyncio.run(asked()).since == datetime(2026, 11, 1, 7, tzinfo=UTC)
 
 
 def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:

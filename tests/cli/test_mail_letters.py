@@ -15,6 +15,7 @@ from tests.cli.test_mail_api import Api
 from tests.etcd import Etcd
 from tests.mail.outboxes import opened, tell, waiting
 from tests.processes import Running, command, wait_until
+from tstack.identity.seal import ensure_sealer
 
 __all__ = ["here"]  # a fixture
 
@@ -71,9 +72,9 @@ def site(here: Place) -> Iterator[Site]:
 
 def test_what_was_not_delivered_and_what_was_missed(site: Site) -> None:
     folder = site.place.folder
+    acme, other = (site.lines("partner", "add", name)[0] for name in ("acme", "other"))
     asyncio.run(found(folder / "one", {BOB: (1, 2)}, {BOB: (3,), OTHERS: (4,)}))
     asyncio.run(found(folder / "two", {CAROL: (5,)}, {CAROL: (6,)}))
-    acme, other = (site.lines("partner", "add", name)[0] for name in ("acme", "other"))
     with site.broker() as broker, site.watcher("one") as one, site.watcher("two") as two:
         broker.wait_for("listening on mqtt://")
         url = one.wait_for(r"tmail is up as .*; (http://\S+)$")[1]
@@ -113,11 +114,24 @@ def test_what_was_not_delivered_and_what_was_missed(site: Site) -> None:
             partly = site.tmail("dead", "list")
             assert (partly.code, tag in partly.err, "1.4" in partly.out or "other" in partly.out) == (1, True, True)
             assert api.ask("GET", "/dead-letters").json == {"dead_letters": [], "not_asked": [tag]}
+            for asked in ("status", "mailboxes"):
+                missing = site.tmail(asked, "--json")
+                assert (missing.code, f"could be asked: {tag}" in missing.err) == (1, True), missing.err
+            shown = [json.loads(line) for line in site.tmail("status", "--json").out.splitlines()]
+            assert {each["watcher"]: "error" in each for each in shown}[tag]
+            assert len(shown) == 2
             gone = site.tmail("dead", "show", mine["1.6"])
             assert (gone.code, "could not be asked" in gone.err) == (1, True)
-            discarded = site.tmail("dead", "discard", *[letter["id"] for letter in listed_of(others)])
+            (id_,) = [letter["id"] for letter in listed_of(others)]
+            site.lines("partner", "remove", "other")
+            refused = site.tmail("dead", "retry", id_)
+            assert (refused.code, "no partner other" in refused.err) == (1, True), refused.err
+            site.lines("partner", "add", "other")
+            earlier = site.tmail("dead", "retry", id_)
+            assert (earlier.code, "of an earlier partner" in earlier.err) == (1, True), earlier.err
+            discarded = site.tmail("dead", "discard", id_)
             assert (discarded.code, "discarded" in discarded.out) == (0, True)
-            assert listed_of(others) == []
+            assert id_ not in site.tmail("dead", "list").out
 
 
 def listed_of(api: Api) -> list[dict[str, Any]]:
@@ -137,5 +151,13 @@ def listed_of(api: Api) -> list[dict[str, Any]]:
     ],
 )
 def test_what_cannot_be_is_said(here: Place, args: tuple[str, ...], code: int, words: str) -> None:
+    ensure_sealer(here.folder / "certs" / "seal.key")
     done = here.tmail(*args, *([f"-data-dir={here.folder}"] if len(args) > 1 else []))
     assert (done.code, words in done.err) == (code, True), done.err
+
+
+@pytest.mark.parametrize("args", [("dead", "list"), ("replay", "acme")])
+def test_who_only_asks_makes_no_key(here: Place, args: tuple[str, ...]) -> None:
+    done = here.tmail(*args, f"-data-dir={here.folder}")
+    assert (done.code, "seal.key: cannot be read: No such file" in done.err) == (1, True), done.err
+    assert not (here.folder / "certs").exists()

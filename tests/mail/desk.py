@@ -33,7 +33,7 @@ from tstack.mail.records import Partner
 from tstack.store.embedded import EmbeddedStore
 from tstack.store.interface import Store
 
-NO_RATES = Rates(*(Rate(1000, 0.0) for _ in range(4)))
+NO_RATES = Rates(*(Rate(1000, 0.0) for _ in range(5)))
 
 
 @dataclass
@@ -62,9 +62,8 @@ class Watchers:
     async def condition(self, mailbox: Mailbox) -> Condition | None:
         return self.conditions.get(mailbox)
 
-    async def replay(self, mailbox: Mailbox, since: datetime | None) -> bool:
+    async def replay(self, mailbox: Mailbox, since: datetime | None) -> None:
         self.replayed.append((mailbox, since))
-        return mailbox in self.conditions
 
 
 @contextlib.asynccontextmanager

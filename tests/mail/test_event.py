@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tstack.mail import event
-from tstack.mail.event import MAX_EVENT, Blob, Mail, Mailbox
+from tstack.mail.event import MAX_EVENT, Blob, Mail, Mailbox, rfc3339, when_of
 from tstack.mail.message import Address, Attachment, read_headers
 from tstack.mqtt.topics import check_topic, matches
 
@@ -107,3 +107,22 @@ def test_the_signatures_of_the_original() -> None:
 @pytest.mark.parametrize("name", ["INBOX", "Entwürfe", "a/b #+", "%"])
 def test_a_source_is_a_uri_reference(name: str) -> None:
     assert json.loads(event.received(mail(folder=name)))["source"].isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-11-01", "2026-11-01T00:00:00Z"),
+        ("2026-11-01T08:00", "2026-11-01T08:00:00Z"),
+        ("2026-11-01T08:00Z", "2026-11-01T08:00:00Z"),
+        ("2026-11-01T08:00+02:00", "2026-11-01T06:00:00Z"),
+    ],
+)
+def test_a_time_keeps_its_zone(text: str, utc: str) -> None:
+    assert rfc3339(when_of(text)) == utc
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0001-01-01T00:00+02:00"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        when_of(text)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import base64
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.mail.desk import Answer, Desk, desk, letters_served
+from tests.mail.desk import NO_RATES, Answer, Desk, desk, letters_served
 from tests.mail.outboxes import tell, waiting
 from tests.peers import until
 from tests.processes import PATIENCE, free_port
+from tstack.cli import mail_letters
+from tstack.cli import settings as declared
+from tstack.env import Values
+from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail import admin, letters
+from tstack.mail.api.service import Rate
 from tstack.mail.assignment import WATCHER_PREFIX, Peer
 from tstack.mail.inquiry import Inquiry, Unasked
 from tstack.mail.outbox import Hook, Outbox
@@ -117,7 +124,8 @@ async def test_a_partner_never_sees_anothers(api: Desk) -> None:
         assert (await api.ask(method, f"{DEAD}/{id_}{path}", key=other)).status == 404
     again = {"source": "/acme/mail/PLAIN/bob/INBOX", "event_id": "1.1"}
     assert (await api.ask("POST", REPLAY, key=other, json=again)).status == 404
-    assert (await api.ask("POST", REPLAY, key=other, json={})).json["replays"][0]["of"] == 0
+    await api.ask("POST", REPLAY, key=other, json={})
+    assert await replayed(api, other) == [(0, 0)]
     assert (await api.ask("GET", DEAD, key="other.wrong")).status == 401
     assert events(await api.ask("GET", DEAD)) == ["1.1"]
     assert await waiting(api.outbox) == []
@@ -142,25 +150,28 @@ async def test_who_could_not_be_asked_is_said(api: Desk) -> None:
         assert (nobody.status, "no watcher runs" in nobody.json["detail"]) == (503, True)
 
 
+async def replayed(api: Desk, key: str | None = None) -> list[tuple[int, int]]:
+    """How many events each watcher's replay brought, and of how many, when all of them are done."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = (await api.ask("GET", REPLAY, key=key)).json["replays"]
+            if all(one["state"] == "done" for one in found):
+                return [(one["events"], one["of"]) for one in found]
+            await asyncio.sleep(0.01)
+
+
 async def test_a_replay_begins_behind_an_event_or_at_a_time(api: Desk, second: Outbox) -> None:
     await publish(api.outbox, 1, 2, 3)
     await publish(second, 4, mailbox="acme/PLAIN/carol")
     behind = {"source": "/acme/mail/PLAIN/bob/INBOX", "event_id": "1.1"}
     begun = await api.ask("POST", REPLAY, json=behind)
-    assert (begun.status, [one["of"] for one in begun.json["replays"]]) == (202, [2, 1])
-
-    async def done() -> list[Any]:
-        found = (await api.ask("GET", REPLAY)).json["replays"]
-        return [(one["state"], one["events"]) for one in found]
-
-    async with asyncio.timeout(PATIENCE):
-        while await done() != [("done", 2), ("done", 1)]:
-            await asyncio.sleep(0.01)
+    assert (begun.status, [one["watcher"] for one in begun.json["replays"]]) == (202, ["0" * 20, SECOND])
+    assert await replayed(api) == [(2, 2), (1, 1)]
     assert [queued.id for queued in await waiting(api.outbox)] == ["1.2", "1.3"]
     assert [queued.id for queued in await waiting(second)] == ["1.4"]
 
-    future = await api.ask("POST", REPLAY, json={"since": "2199-01-01"})
-    assert [one["of"] for one in future.json["replays"]] == [0, 0]
+    await api.ask("POST", REPLAY, json={"since": "2199-01-01"})
+    assert await replayed(api) == [(0, 0), (0, 0)]
     for wrong in ({"since": "soon"}, {"source": "/x"}, {"since": "2026-01-01", **behind}, {"after": 1}):
         assert (await api.ask("POST", REPLAY, json=wrong)).status == 400
     assert (await api.ask("POST", REPLAY, json={**behind, "event_id": "1.99"})).status == 404
@@ -189,13 +200,92 @@ async def test_without_the_keys_or_late_nothing_is_told(api: Desk, monkeypatch: 
         await inquiry.letter(f"{peer.tag}.mqtt.1")
 
 
-async def test_a_newer_replay_takes_the_place_of_the_one_under_way(api: Desk) -> None:
+async def test_one_replay_of_a_partner_runs_at_a_time(api: Desk) -> None:
     room = api.outbox._room
     await publish(api.outbox, 1)
     room.use("acme", 10**9, 0)  # there is no room: the replay waits
     assert (await api.ask("POST", REPLAY, json={})).json["replays"][0]["state"] == "running"
-    assert (await api.ask("POST", REPLAY, json={})).json["replays"][0]["of"] == 1
+    assert (await api.ask("POST", REPLAY, json={"since": "2199-01-01"})).json["replays"][0]["state"] == "running"
     room.use("acme", -(10**9), 0)
     room.let_in()
     await until(lambda: api.outbox.waiting == 1, "the event waits again")
     assert [queued.id for queued in await waiting(api.outbox)] == ["1.1"]
+    assert await replayed(api) == [(1, 1)]
+
+
+async def test_replays_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    rates = replace(NO_RATES, replay=Rate(2, 60.0))
+    async with desk(tmp_path, rates=rates) as api:
+        _, other = await admin.create_partner(api.store, api.service.sealer, Partner("other"))
+        assert [(await api.ask("POST", REPLAY, json={})).status for _ in range(3)] == [202, 202, 429]
+        assert (await api.ask("POST", REPLAY, key=other, json={})).status == 202
+        assert (await api.ask("GET", REPLAY)).status == 200
+        assert api.service.refusals["replays"] == 1
+
+
+async def test_a_replay_that_fails_says_so(api: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    room = api.outbox._room
+    await publish(api.outbox, 1)
+    room.use("acme", 10**9, 0)
+    await api.ask("POST", REPLAY, json={})
+    await until(lambda: bool(room._waiters), "the replay does not wait for room")
+    room.fail(KeyError("what nobody has foreseen"))
+    async with asyncio.timeout(PATIENCE):
+        while (found := (await api.ask("GET", REPLAY)).json["replays"][0])["state"] == "running":
+            await asyncio.sleep(0.01)
+    assert (found["state"], found["reason"]) == ("failed", "internal error: KeyError")
+    assert "a replay for acme failed" in caplog.text
+
+
+async def test_a_later_partner_of_a_name_has_nothing_of_the_earlier_one(api: Desk) -> None:
+    await publish(api.outbox, 1)
+    await bury(api.outbox, 2)
+    await api.ask("POST", REPLAY, json={"since": "2199-01-01"})
+    await admin.delete_partner(api.store, "acme")
+    later, key = await admin.create_partner(api.store, api.service.sealer, Partner("acme"))
+    assert events(await api.ask("GET", DEAD, key=key)) == []
+    assert (await api.ask("GET", REPLAY, key=key)).json["replays"] == []
+    id_ = f"{'0' * 20}.mqtt.2"
+    for method, path in (("GET", ""), ("GET", "/payload"), ("POST", "/retry"), ("DELETE", "")):
+        assert (await api.ask(method, f"{DEAD}/{id_}{path}", key=key)).status == 404
+    behind = {"source": "/acme/mail/PLAIN/bob/INBOX", "event_id": "1.1"}
+    assert (await api.ask("POST", REPLAY, key=key, json=behind)).status == 404
+    for body in ({}, {"since": "2026-01-01"}):
+        await api.ask("POST", REPLAY, key=key, json=body)
+        assert await replayed(api, key) == [(0, 0)]
+    inquiry = Inquiry(api.store, api.service.sealer)
+    assert [one["event"] for one in (await inquiry.letters()).letters] == ["1.2"]
+    assert (await inquiry.letters(later)).letters == []
+    await bury(api.outbox, 3)
+    assert events(await api.ask("GET", DEAD, key=key)) == ["1.3"]
+
+
+async def test_an_address_of_another_watcher_or_of_a_stranger_is_not_asked(api: Desk) -> None:
+    await bury(api.outbox, 1)
+    inquiry = Inquiry(api.store, api.service.sealer)
+    (peer,) = await inquiry.peers()
+    await api.store.put(WATCHER_PREFIX + SECOND, Peer(SECOND, admin=peer.admin).to_json())
+    await api.store.put(WATCHER_PREFIX + THIRD, Peer(THIRD, admin=api.url).to_json())
+    listed = (await api.ask("GET", DEAD)).json
+    assert ([one["event_id"] for one in listed["dead_letters"]], listed["not_asked"]) == (["1.1"], [SECOND, THIRD])
+    for tag in (SECOND, THIRD):
+        assert (await api.ask("GET", f"{DEAD}/{tag}.mqtt.9")).status == 503
+    begun = (await api.ask("POST", REPLAY, json={})).json
+    assert ([one["watcher"] for one in begun["replays"]], begun["not_asked"]) == ([peer.tag], [SECOND, THIRD])
+    said = await inquiry.ask(Peer(SECOND, admin=peer.admin), "/dead")
+    assert "is not this watcher: give it a -mailadmin" in said.trouble
+    wrong = await inquiry.ask(peer, "/dead", {"limit": 0})
+    assert (wrong.status, "answers 400: a number is 1 to" in wrong.trouble) == (0, True)
+
+
+async def test_the_command_fails_with_the_replay(api: Desk) -> None:
+    room = api.outbox._room
+    await publish(api.outbox, 1)
+    room.use("acme", 10**9, 0)
+    values = Values({declared.SEAL_KEY: f"k1:{base64.b64encode(b'k' * 32).decode()}"}, frozenset())
+    work = mail_letters.replay(values, argparse.Namespace(name="acme", since="", json=True))
+    command = asyncio.ensure_future(work(api.store))
+    await until(lambda: bool(room._waiters), "the replay does not wait for room")
+    room.fail(Failure("the outbox is closed"))
+    with pytest.raises(Failure, match=f"the replay failed at {'0' * 20}: the outbox is closed"):
+        await command

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -337,7 +338,7 @@ async def test_when_there_are_too_many_dead_letters_nothing_more_dies(path: Path
 
 async def test_a_replay_tells_a_partner_again_of_what_came_behind_a_cursor_or_since_a_time(path: Path) -> None:
     async with opened(path) as outbox:
-        before = datetime.now(UTC) - timedelta(seconds=1)
+        before = time.time()
         await tell(outbox, 1, 2, 3)
         await tell(outbox, 1, mailbox="other/PLAIN/x")
         await outbox.done([one.number for one in await waiting(outbox)])
@@ -346,13 +347,11 @@ async def test_a_replay_tells_a_partner_again_of_what_came_behind_a_cursor_or_si
         outbox.on_safe = lambda mailbox, folder, mark: safe.append(mark)
         cursor = await outbox.cursor("/acme/mail/PLAIN/bob/INBOX", "1.1")
         assert cursor is not None
-        assert (cursor[0], cursor[1] > before.timestamp()) == (1, True)
+        assert (cursor[0], cursor[1] >= before) == (1, True)
         assert await outbox.cursor("/acme/mail/PLAIN/bob/INBOX", "1.99") is None
-        assert await outbox.replayable("acme", 1) == 2
-        slices: list[int] = []
-        assert await outbox.replay("acme", 1, slices.append) == 2
-        assert slices == [2]
-        assert await outbox.replayable("acme", 1) == 0
+        far: list[tuple[int, int]] = []
+        assert await outbox.replay("acme", 1, progress=lambda *done_of: far.append(done_of)) == 2
+        assert far == [(0, 2), (2, 2)]
         assert await outbox.replay("acme", 1) == 0  # they wait already
         taken = await waiting(outbox)
         assert uids(taken) == [2, 3, 4]
@@ -360,9 +359,30 @@ async def test_a_replay_tells_a_partner_again_of_what_came_behind_a_cursor_or_si
         assert safe == []
         await outbox.done([taken[2].number])
         assert [one.uid_next for one in safe] == [5]
-        assert await outbox.replay("acme", before) == 4
-        assert await outbox.replay("other", datetime.now(UTC) + timedelta(seconds=1)) == 0
-        assert await outbox.replay("nobody", 0) == 0
+        assert await outbox.replay("acme", since=before) == 4
+        assert await outbox.replay("other", since=time.time() + 1) == 0
+        assert await outbox.replay("nobody") == 0
+
+
+async def test_a_replay_looks_at_some_entries_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "REPLAY_SLICE", 2)
+    async with opened(path) as outbox:
+        await tell(outbox, 1, 2, 3, mailbox="other/PLAIN/x")
+        await tell(outbox, 1, 2)
+        await tell(outbox, 4, 5, mailbox="other/PLAIN/x")
+        await tell(outbox, 3)
+        await outbox.done([one.number for one in await waiting(outbox)])
+        far: list[tuple[int, int]] = []
+        asked: list[str] = []
+        outbox._file.db.set_trace_callback(asked.append)
+        assert await outbox.replay("acme", progress=lambda *done_of: far.append(done_of)) == 3
+        outbox._file.db.set_trace_callback(None)
+        assert far == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
+        looks = [one for one in asked if "JOIN mailbox" in one]
+        assert len(looks) == 8
+        for one in looks:
+            plan = await outbox._do(lambda file, one=one: file.db.execute(f"EXPLAIN QUERY PLAN {one}").fetchall())
+            assert plan[0][3] == "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
 
 
 async def test_what_is_published_stays_for_its_time_and_within_its_bytes(path: Path) -> None:

@@ -15,11 +15,17 @@ from aiohttp import web
 
 from tests.mail.outboxes import BOX, opened, tell
 from tests.peers import until
-from tests.processes import free_port
+from tests.processes import PATIENCE, free_port
+from tstack.client import Options as MqttOptions
+from tstack.identity.seal import Sealer
+from tstack.mail import admin
 from tstack.mail.event import Mailbox, superimap_connection, superimap_new_mail
 from tstack.mail.message import read_headers
-from tstack.mail.outbox import Hook, Outbox
-from tstack.mail.webhook import Forwarder, NotKnown, Target, signed
+from tstack.mail.outbox import Hook, Outbox, Queued, Transmit
+from tstack.mail.records import Partner as Record
+from tstack.mail.station import Options, Station
+from tstack.mail.webhook import Forwarder, Lookup, NotKnown, Target, signed
+from tstack.store.embedded import EmbeddedStore
 
 RAW = b"From: a@example.com\r\nTo: b@example.com\r\nSubject: hi\r\n\r\nbody\r\n"
 KEY = "0123456789abcdef0123"
@@ -85,7 +91,7 @@ class Archive:
 @asynccontextmanager
 async def forwarding(
     outbox: Outbox,
-    lookup: Callable[[str, str], Awaitable[Target | None]],
+    lookup: Lookup,
     archive: Callable[[str], Awaitable[None]] | None = None,
     timeout: float = 30.0,
 ) -> AsyncIterator[Forwarder]:
@@ -99,8 +105,8 @@ async def forwarding(
         await asyncio.gather(task, return_exceptions=True)
 
 
-def to(partner: Partner) -> Callable[[str, str], Awaitable[Target | None]]:
-    async def lookup(path: str, kind: str) -> Target | None:
+def to(partner: Partner) -> Lookup:
+    async def lookup(queued: Queued) -> Target | None:
         return Target(partner.url, KEY)
 
     return lookup
@@ -189,8 +195,8 @@ async def test_a_slow_partner_is_given_up_in_time_and_holds_up_nobody_else(tmp_p
         Partner([200]).serving() as quick,
     ):
 
-        async def lookup(path: str, kind: str) -> Target | None:
-            return Target((slow if path.startswith("acme/") else quick).url, KEY)
+        async def lookup(queued: Queued) -> Target | None:
+            return Target((slow if queued.mailbox.startswith("acme/") else quick).url, KEY)
 
         async with forwarding(outbox, lookup) as forwarder:
             await tell(outbox, *range(1, 100), hook=HOOK)
@@ -219,7 +225,7 @@ async def test_a_partner_that_is_not_there_is_tried_again_and_no_url_is_told(
 
         for url in ("no url do-not-tell", "ftp://127.0.0.1/do-not-tell", "http://[do-not-tell", "http://127.0.0.1:x/"):
 
-            async def nonsense(path: str, kind: str, url: str = url) -> Target | None:
+            async def nonsense(queued: Queued, url: str = url) -> Target | None:
                 return Target(url, KEY)
 
             async with forwarding(outbox, nonsense) as forwarder:
@@ -232,9 +238,9 @@ async def test_a_partner_that_is_not_there_is_tried_again_and_no_url_is_told(
 async def test_a_webhook_that_is_not_wanted_any_more_is_dropped_and_one_not_known_yet_waits(tmp_path: Path) -> None:
     asked: list[tuple[str, str]] = []
 
-    async def nobody(path: str, kind: str) -> Target | None:
-        asked.append((path, kind))
-        if path.endswith("eve"):
+    async def nobody(queued: Queued) -> Target | None:
+        asked.append((queued.mailbox, queued.topic))
+        if queued.mailbox.endswith("eve"):
             raise NotKnown
         return None
 
@@ -245,3 +251,21 @@ async def test_a_webhook_that_is_not_wanted_any_more_is_dropped_and_one_not_know
             await until(lambda: len(asked) == 2 and hooks(outbox) == 1, "they are not looked at")
         assert sorted(asked) == [(BOX, "new_mail"), ("acme/PLAIN/eve", "new_mail")]
         assert [one.code for one in await outbox.transmits()] == [0]
+
+
+async def test_what_was_found_for_an_earlier_partner_is_not_sent_to_a_later_one_of_its_name(tmp_path: Path) -> None:
+    sealer = Sealer({"k1": b"k" * 32})
+    async with EmbeddedStore(tmp_path / "store.db") as store, opened(tmp_path / "o.db") as outbox:
+        station = Station(store, sealer, MqttOptions("mqtt://127.0.0.1:1"), Options(tmp_path), lambda: None)
+        await tell(outbox, 1, hook=HOOK)
+        (old,) = await outbox.take(1, "hook")
+        await outbox.delivered(old.number, Transmit(BOX, "", "", 0.0, 1, 200, ""))
+        _, key = await admin.create_partner(store, sealer, Record("acme", new_mail_webhook="https://a.example/hook"))
+        await tell(outbox, 2, hook=HOOK)
+        (new,) = await outbox.take(1, "hook")
+        await station.watcher.partners.start(PATIENCE)
+        try:
+            assert await station._target(new) == Target("https://a.example/hook", key)
+            assert await station._target(old) is None
+        finally:
+            await station.watcher.partners.stop()

@@ -179,7 +179,9 @@ def _do(command: Command, values: Values, flags: argparse.Namespace) -> int:
     for answer in answers:
         shown = map(json.dumps, answer.objects) if flags.json else answer.lines
         sys.stdout.writelines(f"{line}\n" for line in shown)
-    sys.stdout.flush()
+        sys.stdout.flush()
+        if answer.failure is not None:
+            code = service.report("tmail", answer.failure)
     return code
 
 

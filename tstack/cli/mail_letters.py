@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from tstack.errors import Failure, UsageError
 from tstack.identity.seal import Sealer
 from tstack.logs import clean
 from tstack.mail import admin
+from tstack.mail.event import when_of
 from tstack.mail.inquiry import Inquiry, NotFound, Replays, Said
+from tstack.mail.records import Partner
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
@@ -61,21 +62,21 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead list`, a page at a time."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         unasked: dict[str, Said] = {}
-        async for letter in _letters(Inquiry(store, sealer), flags.name, unasked):
+        partner = await admin.get_partner(store, flags.name) if flags.name else None
+        async for letter in _letters(Inquiry(store, sealer), partner, unasked):
             print(json.dumps(letter) if flags.json else _line(letter), flush=True)
-        _complete(list(unasked.values()))
-        return Answer()
+        return Answer(failure=incomplete(list(unasked.values())))
 
     return work
 
 
 def show(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead show`."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         letter = json.loads(await _ask(store, sealer, flags.id))
@@ -86,7 +87,7 @@ def show(values: Values, flags: argparse.Namespace) -> Work:
 
 def download(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail dead download`: the bytes that were to be published, or sent to a webhook."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
 
     async def work(store: Store) -> Answer:
         data = await _ask(store, sealer, flags.id, what="/payload")
@@ -115,13 +116,13 @@ def discard(values: Values, flags: argparse.Namespace) -> Work:
 
 def replay(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail replay`: begins it, and tells how far it is until it is done; interrupted, it goes on all the same."""
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
     since, event = _since(flags.since)
 
     async def work(store: Store) -> Answer:
-        await admin.get_partner(store, flags.name)
+        partner = await admin.get_partner(store, flags.name)
         inquiry = Inquiry(store, sealer)
-        found = begun = await inquiry.replay(flags.name, since, event)
+        found = begun = await inquiry.replay(partner, since, event)
         told: Sequence[str] = ()
         while found.running:
             lines = _far(found)
@@ -129,41 +130,50 @@ def replay(values: Values, flags: argparse.Namespace) -> Work:
                 print("\n".join(lines), file=sys.stderr, flush=True)
             told = lines
             await asyncio.sleep(POLL)
-            found = await inquiry.replays(flags.name)
+            found = await inquiry.replays(partner)
         if missing := set(begun.replays) - set(found.replays):
             raise Failure(f"{', '.join(sorted(missing))} ended before its replay did", "replay again when it runs")
-        _complete([*begun.unasked, *(one for one in found.unasked if one.peer.tag in begun.replays)])
-        return Answer(_far(found), [{"watcher": tag} | one for tag, one in sorted(found.replays.items())])
+        if failed := [f"{tag}: {one['reason']}" for tag, one in found.replays.items() if one["state"] == "failed"]:
+            raise Failure(f"the replay failed at {'; '.join(sorted(failed))}", "replay again when that is mended")
+        unasked = [*begun.unasked, *(one for one in found.unasked if one.peer.tag in begun.replays)]
+        shown = [{"watcher": tag} | one for tag, one in sorted(found.replays.items())]
+        return Answer(_far(found), shown, incomplete(unasked))
 
     return work
 
 
 def _each(values: Values, flags: argparse.Namespace, method: str, what: str, done: str) -> Work:
-    sealer = sealer_of(values)
+    sealer = sealer_of(values, make=False)
     if bool(flags.ids) == bool(flags.of):
         raise UsageError("which letters?", "give their IDs, or all of a partner by -of PARTNER")
 
     async def work(store: Store) -> Answer:
         unasked: dict[str, Said] = {}
         ids = list(flags.ids)
-        if flags.of:
-            ids = [letter["id"] async for letter in _letters(Inquiry(store, sealer), flags.of, unasked)]
+        partner = await admin.get_partner(store, flags.of) if flags.of else None
+        if partner:
+            ids = [letter["id"] async for letter in _letters(Inquiry(store, sealer), partner, unasked)]
         for number, id_ in enumerate(ids, 1):
             try:
-                await _ask(store, sealer, id_, method, what)
+                whose = partner
+                if what and not whose:  # nobody is sent what was found for an earlier partner of that name
+                    letter = json.loads(await _ask(store, sealer, id_))
+                    whose = await admin.get_partner(store, letter["partner"])
+                await _ask(store, sealer, id_, method, what, whose)
             except NotFound:
                 if flags.ids:
                     raise
                 continue  # somebody else was quicker
             count = f"{number} of {len(ids)}  " if len(ids) > 1 else ""
             print(json.dumps({"id": id_, "done": done}) if flags.json else f"{count}{id_}: {done}", flush=True)
-        _complete(list(unasked.values()))
-        return Answer()
+        return Answer(failure=incomplete(list(unasked.values())))
 
     return work
 
 
-async def _letters(inquiry: Inquiry, partner: str, unasked: dict[str, Said]) -> AsyncIterator[dict[str, Any]]:
+async def _letters(
+    inquiry: Inquiry, partner: Partner | None, unasked: dict[str, Said]
+) -> AsyncIterator[dict[str, Any]]:
     after: str | None = ""
     while after is not None:
         page = await inquiry.letters(partner, after)
@@ -173,20 +183,23 @@ async def _letters(inquiry: Inquiry, partner: str, unasked: dict[str, Said]) -> 
         after = page.end
 
 
-async def _ask(store: Store, sealer: Sealer, id_: str, method: str = "GET", what: str = "") -> bytes:
+async def _ask(
+    store: Store, sealer: Sealer, id_: str, method: str = "GET", what: str = "", partner: Partner | None = None
+) -> bytes:
     try:
-        return await Inquiry(store, sealer).letter(id_, method=method, what=what)
+        return await Inquiry(store, sealer).letter(id_, partner, method, what)
     except ValueError as error:
         raise UsageError(f"{id_!r}: {error}", "see `tmail dead list`") from None
 
 
-def _complete(unasked: Sequence[Said]) -> None:
-    """Raise `Failure` when somebody could not be asked: what was shown is not all."""
-    if unasked:
-        raise Failure(
-            "not all watchers could be asked: " + "; ".join(f"{one.peer.tag} {one.trouble}" for one in unasked),
-            "what they have is missing here: try again where their -mailadmin can be reached",
-        )
+def incomplete(unasked: Sequence[Said]) -> Failure | None:
+    """What to say when somebody could not be asked: what was shown is not all."""
+    if not unasked:
+        return None
+    return Failure(
+        "not all watchers could be asked: " + "; ".join(f"{one.peer.tag} {one.trouble}" for one in unasked),
+        "what they have is missing here: try again where their -mailadmin can be reached",
+    )
 
 
 def _line(letter: dict[str, Any]) -> str:
@@ -209,9 +222,8 @@ def _since(text: str) -> tuple[float | None, tuple[str, str] | None]:
     if sign and source.startswith("/") and event:
         return None, (source, event)
     try:
-        moment = datetime.fromisoformat(text)
+        return when_of(text).timestamp(), None
     except ValueError:
         raise UsageError(
             f"-since: {text!r} is no time and no event", "write 2026-11-01T08:00:00Z, or SOURCE#ID of an event"
         ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), None

@@ -11,7 +11,7 @@ from tstack.cli import settings as declared
 from tstack.client import Options as MqttOptions
 from tstack.env import Address, Values
 from tstack.errors import Failure
-from tstack.identity.seal import Sealer, ensure_sealer
+from tstack.identity.seal import Sealer, ensure_sealer, load_sealer
 from tstack.mail import service_user
 from tstack.mail.blobs import Keeper
 from tstack.mail.quirks import Quirks
@@ -19,10 +19,13 @@ from tstack.mail.station import Options, Station
 from tstack.store.interface import Store
 
 
-def sealer_of(values: Values) -> Sealer:
-    """What seals secrets in the store: -sealkey, or `seal.key` in the certs folder, which is made when there is none."""
+def sealer_of(values: Values, *, make: bool = True) -> Sealer:
+    """What seals secrets in the store: -sealkey, or `seal.key` in the certs folder, which is made when there is none; not
+    `make`: whoever only asks needs that of those who are asked. Raises `Failure`."""
     text = values[declared.SEAL_KEY]
-    return Sealer.from_text(text, "-sealkey") if text else ensure_sealer(seal_file(values))
+    if text:
+        return Sealer.from_text(text, "-sealkey")
+    return ensure_sealer(seal_file(values)) if make else load_sealer(seal_file(values))
 
 
 def seal_file(values: Values) -> Path:

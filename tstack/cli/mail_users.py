@@ -8,12 +8,12 @@ import getpass
 import json
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from tstack.cli import settings as declared
+from tstack.cli.mail_letters import incomplete
 from tstack.cli.mail_partners import MAX_SECRET, facts, split
 from tstack.cli.mail_run import mail_context, sealer_of
 from tstack.cli.user_view import Answer
@@ -22,11 +22,11 @@ from tstack.errors import Failure, UsageError
 from tstack.logs import clean
 from tstack.mail import admin
 from tstack.mail.asks import ask_key, ask_sweep
-from tstack.mail.assignment import OWNER_PREFIX, Peer, owner_of
+from tstack.mail.assignment import OWNER_PREFIX, owner_of
 from tstack.mail.checkpoint import PREFIX as CHECKPOINT_PREFIX
 from tstack.mail.connection import ImapConnection, Lost, Refused
-from tstack.mail.event import Mailbox
-from tstack.mail.inquiry import Inquiry
+from tstack.mail.event import Mailbox, when_of
+from tstack.mail.inquiry import Inquiry, Said
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
 from tstack.mail.providers import Logins, smtp
@@ -237,9 +237,10 @@ def sweep(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail sweep`: a request in the store, which the mailbox' owner takes back when it is done."""
     mailbox = _mailbox(flags.path)
     try:
-        since = datetime.fromisoformat(flags.since).replace(tzinfo=UTC) if flags.since else None
+        since = when_of(flags.since) if flags.since else None
     except ValueError:
-        raise UsageError(f"-since: {flags.since!r} is no date", "write it as in 2026-11-01") from None
+        hint = "write it as in 2026-11-01 or 2026-11-01T08:00:00+01:00"
+        raise UsageError(f"-since: {flags.since!r} is no date", hint) from None
 
     async def work(store: Store) -> Answer:
         await admin.get_user(store, mailbox)
@@ -266,12 +267,14 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail status`."""
 
     async def work(store: Store) -> Answer:
+        said = await _ask(store, "/status")
         found: list[dict[str, Any]] = []
         lines: list[str] = []
-        for peer, answer in await _ask(store, "/status"):
-            found.append({"watcher": peer.tag, "admin": peer.admin} | answer)
+        for one in said:
+            peer, answer = one.peer, _answer(one)
+            found.append(answer | {"watcher": peer.tag, "admin": peer.admin})
             if "error" in answer:
-                lines.append(f"{peer.tag}  {answer['error']}")
+                lines += [f"{peer.tag}  {answer['error']}"] if flags.watch else []
                 continue
             states = ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())) or "none"
             lines.append(
@@ -284,7 +287,7 @@ def status(values: Values, flags: argparse.Namespace) -> Work:
                 counts = ", ".join(f"{count} {name}" for name, count in traced.items() if name != "mailboxes")
                 lines.append(f"  tracers for {traced['mailboxes']} mailboxes: {counts}")
             lines += [f"  {reason}" for reason in answer["reasons"]]
-        return Answer(lines or ["no watcher runs"], found)
+        return Answer(lines if said else ["no watcher runs"], found, incomplete(_unasked(said)))
 
     return work
 
@@ -293,19 +296,14 @@ def mailboxes(values: Values, flags: argparse.Namespace) -> Work:
     """`tmail mailboxes`."""
 
     async def work(store: Store) -> Answer:
-        found: list[dict[str, Any]] = []
-        unasked: list[str] = []
-        for peer, answer in await _ask(store, "/mailboxes", {"prefix": flags.prefix}):
-            if "error" in answer:
-                unasked.append(f"{peer.tag}: {answer['error']}")
-            found += [one | {"watcher": peer.tag} for one in answer.get("mailboxes", ())]
+        said = await _ask(store, "/mailboxes", {"prefix": flags.prefix})
+        found = [box | {"watcher": one.peer.tag} for one in said for box in _answer(one).get("mailboxes", ())]
         found = [one for one in found if flags.state in ("", one["state"])]
         found.sort(key=lambda one: (one["partner"], one["provider"], one["tag"]))
         lines = [_line(one) for one in found]
-        if flags.watch and not flags.json:
-            return Answer([*unasked, *lines], found)
-        sys.stderr.writelines(f"{line}\n" for line in unasked)
-        return Answer(lines, found)
+        if flags.watch:
+            lines = [*(f"{one.peer.tag}: {_answer(one)['error']}" for one in _unasked(said)), *lines]
+        return Answer(lines, found, incomplete(_unasked(said)))
 
     return work
 
@@ -321,12 +319,12 @@ def inspect(values: Values, flags: argparse.Namespace) -> Work:
         checkpoint = await store.get(CHECKPOINT_PREFIX + mailbox.path)
         folders = json.loads(checkpoint.value).get("Folders", {}) if checkpoint else {}
         shown["Checkpoint"] = {name: mark for name, mark in folders.items() if name}  # "": of earlier releases
-        for peer, answer in await _ask(store, "/mailboxes", {"prefix": mailbox.path}):
-            if peer.tag == shown["Watcher"]:
-                here = [one for one in answer.get("mailboxes", ()) if one["tag"] == mailbox.tag]
+        for one in await _ask(store, "/mailboxes", {"prefix": mailbox.path}):
+            if one.peer.tag == shown["Watcher"]:
+                here = [box for box in _answer(one).get("mailboxes", ()) if box["tag"] == mailbox.tag]
                 shown |= {"Now": here[0]} if here else {}
         if shown["EnableTracer"]:
-            found = await _tracers(store, mailbox)
+            found = _tracers(await _ask(store, "/tracers", {"mailbox": mailbox.path}))
             shown["Tracers"] = dict(Counter(one["state"] for one in found))
             shown["LastTracer"] = found[0] if found else None
         return Answer(facts(shown), [shown])
@@ -340,19 +338,21 @@ def tracers(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         await admin.get_user(store, mailbox)
-        found = await _tracers(store, mailbox)
+        said = await _ask(store, "/tracers", {"mailbox": mailbox.path})
+        found = _tracers(said)
         head = f"{'uid':20}  {'sent':24}  {'detected':24}  {'elapsed':>9}  {'end to end':>10}  state"
-        return Answer([head, *map(_tracer_line, found)] if found else ["no tracer is remembered"], found)
+        lines = [head, *map(_tracer_line, found)] if found else ["no tracer is remembered"]
+        return Answer(lines, found, incomplete(_unasked(said)))
 
     return work
 
 
-async def _tracers(store: Store, mailbox: Mailbox) -> list[dict[str, Any]]:
+def _tracers(said: Sequence[Said]) -> list[dict[str, Any]]:
     """What all watchers know of a mailbox' last tracers: of one whose mailbox has moved, two of them do."""
     found: dict[str, dict[str, Any]] = {}
     states = ("delivered", "detected", "failed", "missing", "sent")
-    for _, answer in await _ask(store, "/tracers", {"mailbox": mailbox.path}):
-        for one in answer.get("tracers", ()):
+    for each in said:
+        for one in _answer(each).get("tracers", ()):
             known = found.setdefault(one["uid"], one)
             state = min(known["state"], one["state"], key=states.index)
             found[one["uid"]] = one | {name: value for name, value in known.items() if value} | {"state": state}
@@ -400,12 +400,19 @@ def test_login(values: Values, flags: argparse.Namespace) -> Work:
     return work
 
 
-async def _ask(store: Store, path: str, query: dict[str, object] | None = None) -> list[tuple[Peer, dict[str, Any]]]:
-    """What the watchers' admin listeners answer, all asked at once; `error` in it where one does not."""
+async def _ask(store: Store, path: str, query: dict[str, object] | None = None) -> list[Said]:
+    """What the watchers' admin listeners answer, all asked at once."""
     inquiry = Inquiry(store)
-    peers = await inquiry.peers()
-    said = await asyncio.gather(*(inquiry.ask(peer, path, query) for peer in peers))
-    return [(one.peer, one.json if one.status == 200 else {"error": one.trouble}) for one in said]
+    return await asyncio.gather(*(inquiry.ask(peer, path, query) for peer in await inquiry.peers()))
+
+
+def _answer(one: Said) -> dict[str, Any]:
+    """What a watcher answered; `error` where it could not be asked."""
+    return one.json if one.status == 200 else {"error": one.trouble}
+
+
+def _unasked(said: Sequence[Said]) -> list[Said]:
+    return [one for one in said if one.status != 200]
 
 
 def _line(one: dict[str, Any]) -> str:

@@ -97,9 +97,8 @@ def start(
         return service.report(parser.prog, failure)
     except KeyboardInterrupt:
         return service.EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has left; what is still in the buffer goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return service.EXIT_FAILED
+    except BrokenPipeError:
+        return service.reader_left()
 
 
 def embedded_store_file(values: Values) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tstack.errors import Failure
 from tstack.identity.revoked import Revocation, revoked_key
 from tstack.identity.users import User
 from tstack.logs import clean
@@ -16,10 +17,11 @@ from tstack.store.interface import Store
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command prints: the lines, or with --json the objects, one a line."""
+    """What a command prints: the lines, or with --json the objects, one a line; `failure`: why that is not all."""
 
     lines: list[str] = field(default_factory=list)
     objects: list[dict[str, object]] = field(default_factory=list)
+    failure: Failure | None = None
 
 
 def said(user: User, text: str) -> Answer:

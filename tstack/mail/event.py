@@ -124,6 +124,14 @@ def rfc3339(when: datetime, milliseconds: bool = False) -> str:
     return text.replace("+00:00", "Z")
 
 
+def when_of(text: str) -> datetime:
+    """A day or a moment as people write it (ISO 8601), of UTC where it names no zone. Raises `ValueError`."""
+    found = datetime.fromisoformat(text)
+    if not 1 < found.year < 9999:
+        raise ValueError("in another zone it may be no time any more")
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def received(mail: Mail) -> bytes:
     """The event of a new mail, of at most `MAX_EVENT` bytes: what does not fit is left out, and `truncated` says so."""
     event = _encode(_event(mail, truncated=False))

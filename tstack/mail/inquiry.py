@@ -20,7 +20,8 @@ from yarl import URL
 from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail.assignment import WATCHER_PREFIX, Peer
-from tstack.mail.letters import TICKET, WAYS, ticket
+from tstack.mail.letters import TICKET, WATCHER, WAYS, ticket
+from tstack.mail.records import Partner
 from tstack.store.interface import Store
 
 ASK_TIMEOUT: Final = 5.0
@@ -47,7 +48,7 @@ class NotFound(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one watcher answered. `status` 0: it could not be asked, for `trouble`, which may name its address."""
+    """What one watcher answered: `status` 200, 404, or 0: it could not be asked, for `trouble`, which may name its address."""
 
     peer: Peer
     status: int = 0
@@ -121,7 +122,10 @@ class Inquiry:
                 body = b"".join([chunk async for chunk in _bounded(answer)])
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             return Said(peer, trouble=f"{peer.admin} does not answer: {str(error) or type(error).__name__}")
-        if answer.status in (200, 400, 404, 429):
+        if answer.headers.get(WATCHER) != peer.tag:
+            why = "is not this watcher: give it a -mailadmin that can be reached from here"
+            return Said(peer, trouble=f"{peer.admin} {why}")
+        if answer.status in (200, 404):
             return Said(peer, answer.status, body)
         return Said(peer, trouble=f"{peer.admin} answers {answer.status}: {_error(body)}")
 
@@ -137,13 +141,13 @@ class Inquiry:
 
     # -- dead letters ---------------------------------------------------------------------------------------------------
 
-    async def letters(self, partner: str = "", after: str = "", limit: int = 1000) -> Page:
+    async def letters(self, partner: Partner | None = None, after: str = "", limit: int = 1000) -> Page:
         """Dead letters, of one partner or of all, behind the one whose id is `after`. Raises `ValueError`, `Unasked`."""
         first, place = "", "mqtt.0"
         if after:
             first, way, number = _parts(after)
             place = f"{way}.{number}"
-        query: dict[str, object] = {"limit": limit} | ({"partner": partner} if partner else {})
+        query = {"limit": limit} | _of(partner)
         peers = await self.peers()
         if not peers:
             raise Unasked("no watcher runs, and dead letters are with the watchers", "start tmail")
@@ -159,7 +163,7 @@ class Inquiry:
         letters = letters[:limit]
         return Page(letters, letters[-1]["id"] if more and letters else None, [one for one in said if not one.status])
 
-    async def letter(self, id_: str, partner: str = "", method: str = "GET", what: str = "") -> bytes:
+    async def letter(self, id_: str, partner: Partner | None = None, method: str = "GET", what: str = "") -> bytes:
         """Ask for one letter, or with `method` and `what` for something to be done to it: the answer's bytes.
 
         Raises `ValueError` for what is no id, `NotFound`, `Unasked`.
@@ -168,22 +172,26 @@ class Inquiry:
         peer = next((one for one in await self.peers() if one.tag == tag), None)
         if peer is None:
             raise Unasked(f"the watcher {tag}, which may have the letter, does not run", "start it, and try again")
-        query = {"partner": partner} if partner else {}
-        said = await self.ask(peer, f"/dead/{way}/{number}{what}", query, method)
+        said = await self.ask(peer, f"/dead/{way}/{number}{what}", _of(partner), method)
         if not said.status:
             raise Unasked(f"the watcher {tag}, which may have the letter, could not be asked", said.trouble)
         if said.status != 200:
-            raise NotFound(f"there is no dead letter {id_}", "it was retried or discarded, or never was")
+            raise NotFound(
+                f"there is no dead letter {id_}", "it was retried or discarded, is of an earlier partner, or never was"
+            )
         return said.body
 
     # -- replays --------------------------------------------------------------------------------------------------------
 
-    async def replay(self, partner: str, since: float | None = None, event: tuple[str, str] | None = None) -> Replays:
+    async def replay(
+        self, partner: Partner, since: float | None = None, event: tuple[str, str] | None = None
+    ) -> Replays:
         """Have a partner told again of what is kept: since a time (Unix seconds), behind an event (`source`, `id`), or all.
 
+        Where a replay of the partner's is under way it goes on as it was asked for, and no other is begun.
         Raises `NotFound` when no watcher keeps the event, `Unasked` when it may be with one that could not be asked.
         """
-        query: dict[str, object] = {"partner": partner}
+        query = _of(partner)
         if event is not None:
             query |= {"source": event[0], "id": event[1]}
             asked, unasked = await self.ask_all("/cursor", query)
@@ -197,14 +205,18 @@ class Inquiry:
             query["since"] = since
         return _replays(*await self.ask_all("/replay", query, "POST"))
 
-    async def replays(self, partner: str) -> Replays:
+    async def replays(self, partner: Partner) -> Replays:
         """How far the partner's last replay is; watchers that know of none are left out."""
-        return _replays(*await self.ask_all("/replay", {"partner": partner}))
+        return _replays(*await self.ask_all("/replay", _of(partner)))
 
 
 def _replays(asked: Sequence[Said], unasked: Sequence[Said]) -> Replays:
-    busy = [Said(one.peer, trouble=_error(one.body)) for one in asked if one.status == 429]
-    return Replays({one.peer.tag: one.json for one in asked if one.status == 200}, [*unasked, *busy])
+    return Replays({one.peer.tag: one.json for one in asked if one.status == 200}, unasked)
+
+
+def _of(partner: Partner | None) -> dict[str, object]:
+    """What restricts a question to a partner: as it is now, without what was found for an earlier one of its name."""
+    return {"partner": partner.name, "since_least": partner.made} if partner else {}
 
 
 def _parts(id_: str) -> tuple[str, str, str]:

@@ -9,13 +9,15 @@
     GET    /replay                     how far that is; ?partner=
 
 WAY is `mqtt` or `webhook`. Payloads are people's mails, so each request shows by a ticket that whoever sends it has the keys
-that secrets are sealed with. With `partner`, the letters of others are as if they were not there.
+that secrets are sealed with. With `partner`, the letters of others are as if they were not there; with `since_least` (seconds
+since 1970), so is what was found before that time: it is of an earlier partner of that name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -41,6 +43,9 @@ REPLAYS: Final = 1000
 TICKET: Final = "X-Tmail-Ticket"
 """The header that shows that somebody has the keys."""
 
+WATCHER: Final = "X-Tmail-Watcher"
+"""The header of every answer of the listener that says whose it is: an address may be another watcher's, or a stranger's."""
+
 TICKET_SECONDS: Final = 60.0
 """How long a ticket is good, and how far the clocks of two machines may be apart."""
 
@@ -61,11 +66,11 @@ def _context(watcher: str, method: str, raw_path: str) -> str:
 
 @dataclass(slots=True)
 class Replay:
-    """One partner's replay: `events` of `of` wait again or are published again."""
+    """One partner's replay: `events` of `of`, which are counted first, wait again or are published again."""
 
-    of: int
     events: int = 0
-    state: Literal["running", "done", "failed", "replaced"] = "running"
+    of: int = 0
+    state: Literal["running", "done", "failed"] = "running"
     reason: str = ""
     task: asyncio.Task[None] | None = None
 
@@ -81,10 +86,11 @@ class Letters:
         self._outbox = outbox
         self._sealer = sealer
         self._watcher = watcher
-        self._replays: dict[str, Replay] = {}
+        self._replays: dict[tuple[str, float], Replay] = {}  # of partners, each told from an earlier one of its name
 
     def add_routes(self, app: web.Application) -> None:
-        """Put the routes into a listener's application."""
+        """Put the routes into a listener's application, whose answers say from now on which watcher answers."""
+        app.on_response_prepare.append(self._sign)
         one = "/dead/{way}/{number}"
         routes: tuple[tuple[str, str, Handler], ...] = (
             ("GET", "/dead", self._list),
@@ -105,6 +111,9 @@ class Letters:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[WATCHER] = self._watcher
 
     def _guarded(self, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.Response:
@@ -135,11 +144,11 @@ class Letters:
         partner = request.query.get("partner")
         limit = _number(request.query.get("limit", str(MAX_PAGE)), 1, MAX_PAGE)
         way, _, number = request.query.get("after", "mqtt.0").partition(".")
-        after = _number(number, 0, 1 << 62)
+        after, since = _number(number, 0, 1 << 62), _least(request)
         found: list[Letter] = []
         for name in sorted(WAYS):
             if name >= _way(way) and len(found) <= limit:
-                found += await self._outbox.letters(WAYS[name], partner, after, limit + 1 - len(found))
+                found += await self._outbox.letters(WAYS[name], partner, after, limit + 1 - len(found), since)
                 after = 0
         shown = [self._shown(one) for one in found[:limit]]
         return web.json_response({"letters": shown, "more": len(found) > limit})
@@ -172,7 +181,7 @@ class Letters:
         track = WAYS[_way(request.match_info["way"])]
         number = _number(request.match_info["number"], 1, 1 << 62)
         partner = request.query.get("partner")
-        letters = await self._outbox.letters(track, partner, number - 1, 1)
+        letters = await self._outbox.letters(track, partner, number - 1, 1, _least(request))
         if not letters or letters[0].number != number:
             raise _Wrong(404, "there is no such dead letter")
         return letters[0]
@@ -205,54 +214,56 @@ class Letters:
         return web.json_response({"found": found[1]})
 
     async def _replay(self, request: web.Request) -> web.Response:
-        """Begin behind the event, where it is known, else at the time, else with the first that is kept."""
+        """Begin behind the event, where it is known, else at the time, else with the first that is kept; one at a time."""
         partner = request.query.get("partner", "")
         if not partner:
             raise _Wrong(400, "partner is missing")
         event = await self._event(partner, request)
-        since: int | datetime = 0
-        if event is not None:
-            since = event[0]
-        elif "since" in request.query:
-            since = _since(request.query["since"])
-        replay = Replay(await self._outbox.replayable(partner, since))
-        self._remember(partner, replay)
-        replay.task = asyncio.create_task(self._run(partner, since, replay), name=f"replay for {partner}")
+        since = _least(request)
+        if event is None:
+            since = max(since, _seconds(request, "since"))
+        replay = self._replays.get((partner, _least(request)))
+        if replay is None or replay.state != "running":
+            replay = self._begun((partner, _least(request)))
+            work = self._run(partner, event[0] if event else 0, since, replay)
+            replay.task = asyncio.create_task(work, name=f"replay for {partner}")
         return web.json_response(replay.to_json())
 
     async def _event(self, partner: str, request: web.Request) -> tuple[int, float] | None:
         source = request.query.get("source", "")
         if not source.startswith(f"/{partner}/"):
             return None
-        return await self._outbox.cursor(source, request.query.get("id", ""))
+        found = await self._outbox.cursor(source, request.query.get("id", ""))
+        return found if found is not None and found[1] >= _least(request) else None
 
     async def _replaying(self, request: web.Request) -> web.Response:
-        replay = self._replays.get(request.query.get("partner", ""))
+        replay = self._replays.get((request.query.get("partner", ""), _least(request)))
         if replay is None:
             raise _Wrong(404, "there was no replay since this watcher began")
         return web.json_response(replay.to_json())
 
-    def _remember(self, partner: str, replay: Replay) -> None:
-        """A partner has one replay at a time: a new one goes on from what the one before has put in line."""
-        before = self._replays.pop(partner, None)
-        if before is not None and before.state == "running" and before.task is not None:
-            before.state = "replaced"
-            before.task.cancel()
+    def _begun(self, whose: tuple[str, float]) -> Replay:
+        """A new replay, which is remembered instead of the one before."""
+        self._replays.pop(whose, None)
         if len(self._replays) >= REPLAYS:
-            over = next((name for name, one in self._replays.items() if one.state != "running"), None)
+            over = next((key for key, one in self._replays.items() if one.state != "running"), None)
             if over is None:
                 raise _Wrong(429, f"there are {REPLAYS} replays under way")
             del self._replays[over]
-        self._replays[partner] = replay
+        replay = self._replays[whose] = Replay()
+        return replay
 
-    async def _run(self, partner: str, since: int | datetime, replay: Replay) -> None:
-        def progress(total: int) -> None:
-            replay.events = total
+    async def _run(self, partner: str, after: int, since: float, replay: Replay) -> None:
+        def progress(done: int, of: int) -> None:
+            replay.events, replay.of = done, of
 
         try:
-            await self._outbox.replay(partner, since, progress)
+            await self._outbox.replay(partner, after, since, progress)
         except Failure as failure:
             replay.state, replay.reason = "failed", failure.message
+        except Exception as error:
+            replay.state, replay.reason = "failed", f"internal error: {type(error).__name__}"
+            log.exception("a replay for %s failed", partner)
         else:
             replay.state = "done"
             log.info("a replay for %s: %d events wait again", partner, replay.events)
@@ -282,11 +293,19 @@ def _number(text: str, least: int, most: int) -> int:
     return int(text)
 
 
-def _since(text: str) -> datetime:
+def _least(request: web.Request) -> float:
+    """When what counts was found at the earliest."""
+    return _seconds(request, "since_least")
+
+
+def _seconds(request: web.Request, name: str) -> float:
     try:
-        return datetime.fromtimestamp(float(text), UTC)
-    except (ValueError, OverflowError, OSError):
-        raise _Wrong(400, "since is seconds since 1970") from None
+        seconds = float(request.query.get(name, "0"))
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise _Wrong(400, f"{name} is seconds since 1970")
+    return seconds
 
 
 def _moment(seconds: float) -> str:

@@ -82,7 +82,7 @@ def exposition(station: Station) -> str:
         sum(api.places.refused for api in apis),
     )  # fmt: skip
     add(
-        "tstack_mail_limit_hits_total", "counter", "How often a partner had as many as it may.", station.api.refusals,
+        "tstack_mail_limit_hits_total", "counter", "How often a partner wanted more than it may have.", station.api.refusals,
         "limit",
     )  # fmt: skip
     places = station.listener.places

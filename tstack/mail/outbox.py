@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +58,7 @@ PRUNE_EVERY = 60.0
 """Seconds between two looks at what is kept."""
 
 REPLAY_SLICE = 500
-"""Entries that a replay puts in line at a time."""
+"""Entries that a replay looks at, and puts in line, at a time: what else is to be written waits some milliseconds."""
 
 LATENCY = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 """Upper ends of the buckets of how long events wait: milliseconds when all is well, hours without a broker."""
@@ -304,31 +303,34 @@ class Outbox:
     # -- again ---------------------------------------------------------------------------------------------------------
 
     async def replay(
-        self, partner: str, since: int | datetime, progress: Callable[[int], None] = lambda total: None
+        self,
+        partner: str,
+        after: int = 0,
+        since: float = 0.0,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> int:
-        """Publish again what a partner's mailboxes told of behind a number, or since a time; how many events that is.
+        """Publish again what a partner's mailboxes told of behind a number, found since a time (Unix seconds); how many events
+        that is.
 
-        It goes in slices, each when there is room for it; what waits already is not among it. `progress` is told how many it
-        is so far.
+        It goes in slices, each when there is room for it, counted first; what waits already is not among it. `progress` is
+        told how many it is so far, and of how many.
         """
-        after, moment = _from(since)
-        until = await self._do(OutboxFile.last)
-        total = 0
-        while True:
+        first, last = await self._do(OutboxFile.span)
+        starts = range(max(after, first - 1), last, REPLAY_SLICE)
+
+        def slice_(what: Callable[[OutboxFile, str, int, int, float], T], start: int) -> Callable[[OutboxFile], T]:
+            return lambda file: what(file, partner, start, min(start + REPLAY_SLICE, last), since)
+
+        done = of = 0
+        for start in starts:
+            of += await self._do(slice_(OutboxFile.replayable, start))
+            progress(done, of)
+        for start in starts:
             await self._room.take(partner, 0, 0)
-
-            slice_ = partial(_again, partner, after, until, moment)
-            rows = await self._do(slice_, self._returned)
-            total += len(rows)
-            progress(total)
-            if len(rows) < REPLAY_SLICE:
-                return total
-            after = rows[-1][0]
-
-    async def replayable(self, partner: str, since: int | datetime) -> int:
-        """How many events a replay would publish again, as it is now."""
-        after, moment = _from(since)
-        return await self._do(lambda file: file.replayable(partner, after, moment))
+            rows = await self._do(slice_(OutboxFile.again, start), self._returned)
+            done += len(rows)
+            progress(done, of)
+        return done
 
     async def cursor(self, source: str, id_: str) -> tuple[int, float] | None:
         """The number of an event that is kept, to replay what came behind it, and when it was found (Unix seconds); None
@@ -336,10 +338,11 @@ class Outbox:
         return await self._do(lambda file: file.number_of(source, id_))
 
     async def letters(
-        self, track: Track = "entry", partner: str | None = None, after: int = 0, most: int = 100
+        self, track: Track = "entry", partner: str | None = None, after: int = 0, most: int = 100, since: float = 0.0
     ) -> list[Letter]:
-        """Dead letters, in the order of their numbers, behind the number `after`."""
-        return await self._do(lambda file: file.letters(track, partner, after, most))
+        """Dead letters of what was found since a time (Unix seconds), in the order of their numbers, behind the number
+        `after`."""
+        return await self._do(lambda file: file.letters(track, partner, after, most, since))
 
     async def buried(self) -> tuple[int, int]:
         """How many dead letters there are, and their bytes."""
@@ -575,11 +578,6 @@ class Outbox:
                 self.on_safe(mailbox, folder, mark)
 
 
-def _from(since: int | datetime) -> tuple[int, float]:
-    """Behind which number, and since when (Unix seconds)."""
-    return (since, 0.0) if isinstance(since, int) else (0, since.timestamp())
-
-
 def _size(entry: Entry) -> int:
     names = len(entry.source) + len(entry.id)
     return len(entry.payload) + len(entry.topic) + names + (len(entry.hook.body) + names if entry.hook else 0)
@@ -587,7 +585,3 @@ def _size(entry: Entry) -> int:
 
 def _queued(track: Track, numbers: Sequence[int], file: OutboxFile) -> list[Queued]:
     return file.queued(track, numbers)
-
-
-def _again(partner: str, after: int, until: int, since: float, file: OutboxFile) -> list[tuple[int, str, int]]:
-    return file.again(partner, after, until, since, REPLAY_SLICE)

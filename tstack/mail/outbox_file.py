@@ -68,6 +68,12 @@ FORM = Form(
 )  # "tsmo": no other database is ever taken for one of ours
 
 
+_REPLAYABLE = (
+    "FROM entry e NOT INDEXED CROSS JOIN mailbox m ON m.number = e.mailbox"
+    " WHERE m.partner = ? AND e.state = ? AND e.number > ? AND e.number <= ? AND e.created >= ? AND NOT e.retain"
+)  # by number alone: an index of states would lead through all that is kept
+
+
 @dataclass(frozen=True, slots=True)
 class Hook:
     """What a webhook is to get too: `kind` says which of the partner's URLs, `body` is JSON that is signed when it is sent."""
@@ -103,6 +109,8 @@ class Queued:
     payload: bytes
     retain: bool
     attempts: int
+    created: float
+    """When it was found, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,13 +313,13 @@ class OutboxFile:
         found: list[Queued] = []
         for number in numbers:
             row = self.db.execute(
-                f"SELECT m.name, e.source, e.id, e.topic, e.payload, {retain}, e.attempts FROM {track} e"  # noqa: S608
+                f"SELECT m.name, e.source, e.id, e.topic, e.payload, {retain}, e.attempts, e.created FROM {track} e"  # noqa: S608
                 " JOIN mailbox m ON m.number = e.mailbox WHERE e.number = ? AND e.state = ?",
                 (number, state),
             ).fetchone()
             if row is not None:
-                name, source, event, topic, payload, kept, attempts = row
-                found.append(Queued(number, name, source, event, topic, payload, bool(kept), attempts))
+                name, source, event, topic, payload, kept, attempts, created = row
+                found.append(Queued(number, name, source, event, topic, payload, bool(kept), attempts, created))
         return found
 
     def published(self, numbers: Iterable[int], now: float) -> None:
@@ -371,30 +379,29 @@ class OutboxFile:
                 if kept <= most_bytes:
                     break
 
-    def again(self, partner: str, after: int, until: int, since: float, most: int) -> list[tuple[int, str, int]]:
-        """Have up to `most` published entries of a partner wait once more: (number, mailbox, size), in order."""
+    def again(self, partner: str, after: int, until: int, since: float) -> list[tuple[int, str, int]]:
+        """Have published entries of a partner wait once more, those behind `after` and up to `until`: (number, mailbox, size),
+        in order."""
         rows: list[tuple[int, str, int]] = self.db.execute(
-            "SELECT e.number, m.name, e.size FROM entry e JOIN mailbox m ON m.number = e.mailbox"
-            " WHERE m.partner = ? AND e.state = ? AND e.number > ? AND e.number <= ? AND e.created >= ? AND NOT e.retain"
-            " ORDER BY e.number LIMIT ?",
-            (partner, PUBLISHED, after, until, since, most),
+            f"SELECT e.number, m.name, e.size {_REPLAYABLE} ORDER BY e.number",
+            (partner, PUBLISHED, after, until, since),
         ).fetchall()
         self.db.executemany(
             "UPDATE entry SET state = ?, attempts = 0 WHERE number = ?", [(WAITING, number) for number, _, _ in rows]
         )
         return rows
 
-    def last(self) -> int:
-        """The number of the newest entry."""
-        (number,) = self.db.execute("SELECT coalesce(max(number), 0) FROM entry").fetchone()
-        return int(number)
+    def span(self) -> tuple[int, int]:
+        """The numbers of the oldest and of the newest entry; (1, 0): there is none."""
+        (first,) = self.db.execute("SELECT coalesce(min(number), 1) FROM entry").fetchone()
+        (last,) = self.db.execute("SELECT coalesce(max(number), 0) FROM entry").fetchone()
+        return int(first), int(last)
 
-    def replayable(self, partner: str, after: int, since: float) -> int:
-        """How many entries `again` would find, all slices together."""
+    def replayable(self, partner: str, after: int, until: int, since: float) -> int:
+        """How many entries `again` would find."""
         (count,) = self.db.execute(
-            "SELECT count(*) FROM entry e JOIN mailbox m ON m.number = e.mailbox"
-            " WHERE m.partner = ? AND e.state = ? AND e.number > ? AND e.created >= ? AND NOT e.retain",
-            (partner, PUBLISHED, after, since),
+            f"SELECT count(*) {_REPLAYABLE}",
+            (partner, PUBLISHED, after, until, since),
         ).fetchone()
         return int(count)
 
@@ -414,13 +421,14 @@ class OutboxFile:
         ).fetchone()
         return int(count), int(size)
 
-    def letters(self, track: Track, partner: str | None, after: int, most: int) -> list[Letter]:
-        """Dead letters behind the number `after`, in the order of their numbers."""
+    def letters(self, track: Track, partner: str | None, after: int, most: int, since: float) -> list[Letter]:
+        """Dead letters of what was found since a time, behind the number `after`, in the order of their numbers."""
         rows = self.db.execute(
             "SELECT e.number, m.name, e.source, e.id, e.topic, e.size, e.attempts, e.created, e.settled, e.reason"  # noqa: S608
             f" FROM {track} e JOIN mailbox m ON m.number = e.mailbox"
-            " WHERE e.state = ?1 AND e.number > ?2 AND (?3 IS NULL OR m.partner = ?3) ORDER BY e.number LIMIT ?4",
-            (DEAD, after, partner, most),
+            " WHERE e.state = ?1 AND e.number > ?2 AND (?3 IS NULL OR m.partner = ?3) AND e.created >= ?5"
+            " ORDER BY e.number LIMIT ?4",
+            (DEAD, after, partner, most, since),
         ).fetchall()
         return [Letter(number, track, *rest) for number, *rest in rows]
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import quote
 
 from tstack.identity.users import check_name, moment
-from tstack.mail.event import Mailbox
+from tstack.mail.event import Mailbox, when_of
 from tstack.mail.imap.commands import USES
 
 PARTNER_PREFIX: Final = "/mail/partner/"
@@ -129,6 +129,14 @@ class Partner:
     def key(self) -> str:
         """Where it is in the store."""
         return partner_key(self.name)
+
+    @property
+    def made(self) -> float:
+        """When it was made, in Unix seconds; 0: not known. What was found before is of an earlier partner of its name."""
+        try:
+            return moment(self.created)
+        except ValueError:
+            return 0.0
 
     @classmethod
     def from_json(cls, key: str, data: bytes, revision: int = 0) -> Partner:
@@ -331,8 +339,7 @@ def parked_since(user: User) -> datetime | None:
     """When the user was parked; None when it is not. Raises `ValueError`."""
     if not user.parked:
         return None
-    time = datetime.fromisoformat(user.parked)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return when_of(user.parked)
 
 
 _Fields = Mapping[str, tuple[str, type]]

@@ -31,7 +31,7 @@ from tstack.mail.event import Mailbox
 from tstack.mail.letters import Letters
 from tstack.mail.listener import Listener
 from tstack.mail.oauth import OAuth
-from tstack.mail.outbox import Outbox
+from tstack.mail.outbox import Outbox, Queued, partner_of
 from tstack.mail.properties import EXPIRY
 from tstack.mail.providers import Logins
 from tstack.mail.publisher import Publisher, trial_client
@@ -175,15 +175,15 @@ class Station:
         self.failure = self.failure or failure
         self._on_failure()
 
-    async def _target(self, path: str, kind: str) -> Target | None:
-        """Where a partner wants a webhook, if it does."""
+    async def _target(self, queued: Queued) -> Target | None:
+        """Where a partner wants a webhook, if it does. What was found for an earlier one of its name is not for this one."""
         mirror = self.watcher.partners
-        partner = mirror.values.get(path.partition("/")[0])
+        partner = mirror.values.get(partner_of(queued.mailbox))
         if partner is None:
             if mirror.stale_since is not None:
                 raise NotKnown
             return None
-        url = getattr(partner, f"{kind}_webhook", "")
+        url = getattr(partner, f"{queued.topic}_webhook", "") if queued.created >= partner.made else ""
         try:
             return Target(url, admin.signing_key(self._sealer, partner)) if url else None
         except SealBroken as error:

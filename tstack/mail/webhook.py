@@ -52,8 +52,8 @@ class Target:
     api_key: str = field(repr=False)
 
 
-Lookup = Callable[[str, str], Awaitable[Target | None]]
-"""Of a mailbox's path and a hook's kind: where to. None: the partner wants none (any more)."""
+Lookup = Callable[[Queued], Awaitable[Target | None]]
+"""Where a delivery is to go. None: the partner wants none (any more)."""
 
 
 class NotKnown(Exception):
@@ -134,7 +134,7 @@ class Forwarder:
         self._landed.set()
 
     async def _deliver(self, session: aiohttp.ClientSession, queued: Queued) -> None:
-        target = await self._lookup(queued.mailbox, queued.topic)
+        target = await self._lookup(queued)
         if target is None or not target.url:
             await self._outbox.delivered(queued.number, _answer(queued, 0, "no webhook is wanted any more"))
             return

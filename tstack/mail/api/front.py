@@ -59,10 +59,9 @@ class Watched:
         box = self._watcher.boxes.get(mailbox.path)
         return box.condition if box is not None else None
 
-    async def replay(self, mailbox: Mailbox, since: datetime | None) -> bool:
+    async def replay(self, mailbox: Mailbox, since: datetime | None) -> None:
         """Ask whoever watches it, now or later, as `tmail sweep` does. Raises `StoreError`."""
         await self._store.put(ask_key(mailbox), ask_sweep(since))
-        return True
 
 
 class Front:
@@ -92,7 +91,7 @@ class Front:
     @property
     def refusals(self) -> Mapping[str, int]:
         """How often a bound held a partner back, by its name."""
-        return {kind: self._service.refusals[kind] for kind in ("users", "connections")}
+        return {kind: self._service.refusals[kind] for kind in ("users", "connections", "replays")}
 
     @property
     def urls(self) -> list[str]:

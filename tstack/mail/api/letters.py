@@ -33,13 +33,14 @@ class DeadLetters:
     """The handlers; each is given the partner who asks, and asks for this one's alone."""
 
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._inquiry = Inquiry(service.store, service.sealer)
 
     async def list(self, request: web.Request, partner: Partner) -> web.Response:
         """`GET /api/v1/dead-letters`."""
         after, limit = requests.page(request)
         try:
-            page = await self._inquiry.letters(partner.name, after, limit)
+            page = await self._inquiry.letters(partner, after, limit)
         except ValueError:
             raise bad("after is what the page before said, in its Link header") from None
         except Unasked as unasked:
@@ -75,9 +76,10 @@ class DeadLetters:
         source, event = body.get("source", ""), body.get("event_id", "")
         if bool(source) != bool(event) or (source and since):
             raise bad("an event is source and event_id together, and goes without since", "")
+        self._service.replay(partner)
         try:
             found = await self._inquiry.replay(
-                partner.name, since.timestamp() if since else None, (source, event) if source else None
+                partner, since.timestamp() if since else None, (source, event) if source else None
             )
         except NotFound as missing:
             raise Problem(404, missing.message, missing.hint) from None
@@ -89,7 +91,7 @@ class DeadLetters:
         """`GET /api/v1/replay`: how far the last one is."""
         requests.query(request, ())
         try:
-            return web.json_response(_far(await self._inquiry.replays(partner.name)))
+            return web.json_response(_far(await self._inquiry.replays(partner)))
         except Unasked as unasked:
             raise _later(unasked) from None
 
@@ -97,7 +99,7 @@ class DeadLetters:
         requests.query(request, ())
         id_ = request.match_info["id"]
         try:
-            return await self._inquiry.letter(id_, partner.name, method, what)
+            return await self._inquiry.letter(id_, partner, method, what)
         except (ValueError, NotFound):
             raise Problem(404, "Dead letter not found.", "GET /api/v1/dead-letters shows what there is") from None
         except Unasked as unasked:

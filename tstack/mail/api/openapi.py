@@ -216,9 +216,9 @@ _SCHEMAS: Final[Json] = {
     "ReplayState": _record(
         "How far one watcher is.",
         {
-            "watcher": _text("Which one."), "state": _text("Is it done?", enum=["running", "done", "failed", "replaced"]),
+            "watcher": _text("Which one."), "state": _text("Is it done?", enum=["running", "done", "failed"]),
             "events": _number("Events that are published again, or wait for it.", 2**53),
-            "of": _number("How many they will be.", 2**53), "reason": _text("Why it failed."),
+            "of": _number("How many they will be, as far as they are counted.", 2**53), "reason": _text("Why it failed."),
         },
     ),
     "Replays": _record(
@@ -385,7 +385,8 @@ def _operation(path: str, name: str, tag: str, summary: str, status: int, answer
         granted["content"] = {BYTES: {"schema": {}}}
     elif answer:
         granted["content"] = {"application/json": {"schema": _ref(answer)}}
-    statuses = (*_ANY, *((409,) if body or name.startswith("retire") else ()), *(_BODY if body else ()))
+    conflicts = (409,) if (body and answer not in ("Replay", "Replays")) or name.startswith("retire") else ()
+    statuses = (*_ANY, *conflicts, *(_BODY if body else ()))
     found: Json = {
         "operationId": name, "tags": [tag], "summary": summary, "description": "",
         "parameters": [

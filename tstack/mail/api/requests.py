@@ -10,13 +10,14 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
 
 from tstack.mail.api.problems import Problem, bad
+from tstack.mail.event import when_of
 
 HIDDEN: Final = "- encrypted -"
 """What a secret is read as; to write this changes nothing."""
@@ -98,10 +99,9 @@ def moment(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        found = datetime.fromisoformat(text)
+        return when_of(text)
     except ValueError:
         raise bad("since is no time", "write it as in 2026-11-21 or 2026-11-21T08:00:00Z") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 async def form(request: web.Request) -> dict[str, str]:

@@ -61,6 +61,8 @@ class Rates:
     """Wrong API keys from one address."""
     pages: Rate = Rate(30, 1.0)
     """Links opened from one address."""
+    replay: Rate = Rate(3, 60.0)
+    """Replays of one partner: each has all watchers look through what they keep."""
     trial: Rate = Rate(5, 30.0)
     """Passwords tried for one mailbox, and four times as many from one address: mail servers ban our address, not theirs."""
 
@@ -81,8 +83,8 @@ class Control(Protocol):
     async def condition(self, mailbox: Mailbox) -> Condition | None:
         """How a mailbox is; None when nobody here watches it."""
 
-    async def replay(self, mailbox: Mailbox, since: datetime | None) -> bool:
-        """Have what is in the mailbox told of again; False when nobody here watches it."""
+    async def replay(self, mailbox: Mailbox, since: datetime | None) -> None:
+        """Have what is in the mailbox told of again, by whoever watches it, now or later."""
 
 
 @dataclass(slots=True)
@@ -138,6 +140,14 @@ class Service:
     def page_opened(self, request: web.Request) -> None:
         """Raise `Problem` when too many pages are opened from there."""
         self._take("pages", self.rates.pages, self.client(request))
+
+    def replay(self, partner: Partner) -> None:
+        """Raise `Problem` when a partner begins too many replays."""
+        try:
+            self._take("replay", self.rates.replay, partner.name)
+        except Problem:
+            self.refusals["replays"] += 1
+            raise
 
     def trial(self, request: web.Request, mailbox: Mailbox) -> None:
         """Raise `Problem` when too many passwords were tried."""

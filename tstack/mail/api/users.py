@@ -137,8 +137,7 @@ class Users:
         _, user = await self._found(request, partner)
         body = await requests.read(request, {"since": TEXT})
         since = requests.moment(body.get("since", ""))
-        if not await self._service.control.replay(user.mailbox, since):
-            raise Problem(409, "nobody watches this mailbox at the moment", "see its state")
+        await self._service.control.replay(user.mailbox, since)
         return web.json_response({"tag": user.tag, "since": rfc3339(since) if since else None}, status=202)
 
     async def _found(self, request: web.Request, partner: Partner) -> tuple[Connection, User]:
