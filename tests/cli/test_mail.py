@@ -207,6 +207,9 @@ def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
     assert here.says("connection", "set", "acme/WORK", *settings, store)["Settings"] == dict(
         one.split("=") for one in settings
     )
+    for wrong in ("smtp_port=99999", "smtp_port=-1", "smtp_enable_starttls_auto=false smtp_port=25"):
+        refused = here.tmail("connection", "set", "acme/WORK", *wrong.split(), store)
+        assert (refused.code, "smtp_" in refused.err) == (1, True), refused.err
     nowhere = here.tmail("user", "trace", *bob)
     assert (nowhere.code, "no address" in nowhere.err) == (1, True)
     assert here.tmail("user", "add", "acme/WORK/al", store, "-login=al", "-tracer", "-password=x").code == 1
@@ -261,6 +264,8 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
         (("connection", "add", "acme/WORK"), 2, "-host is missing"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org", "-tls=none"), 1, "without TLS"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org"), 1, "no partner acme"),
+        (("connection", "add", "acme/WORK", "-host=a.b", "-set", "smtp_host=a.b", "smtp_port=99999"), 1, "no port"),
+        (("connection", "add", "acme/WORK", "-host=a.b", "-set", "smtp_host=a.b", "smtp_port=abc"), 1, "no port"),
         (("connection", "set", "acme/WORK", "smtp_host"), 2, "no NAME=VALUE"),
         (("connection", "set", "acme/WORK", "smtp_host=a"), 1, "no connection WORK"),
         (("user", "trace", "acme/WORK/bob"), 1, "no user bob"),

@@ -20,7 +20,7 @@ from tstack.mail.api.server import Limits, Server
 from tstack.mail.api.service import Bounds, Rate, Rates
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
-from tstack.mail.records import Partner
+from tstack.mail.records import Connection, Partner
 
 CONNECTIONS = "/api/v1/connections"
 USERS = "/api/v1/connections/OAUTH2/users"
@@ -150,6 +150,49 @@ async def test_the_smtp_server_of_a_connection(api: Desk) -> None:
         "smtp_domain": "example.com",
     }
     assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["smtp_enable_starttls_auto"] is False
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smtp_host": "smtp.example.com", "smtp_port": 99999},
+        {"smtp_host": "smtp.example.com", "smtp_port": -1},
+        {"smtp_host": "smtp.example.com", "smtp_enable_starttls_auto": False},
+        {"smtp_host": "a..b.com"},
+    ],
+)
+async def test_smtp_settings_that_cannot_work_make_no_record(api: Desk, settings: dict[str, Any]) -> None:
+    assert (await api.connection(**PLAIN, **settings)).status == 400
+    assert (await api.ask("GET", CONNECTIONS)).json == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smtp_host": "smtp.example.com", "smtp_port": "abc"},
+        {"smtp_host": "smtp.example.com", "smtp_port": "99999"},
+        {"smtp_host": "smtp.example.com", "smtp_enable_starttls_auto": "false"},
+    ],
+)
+async def test_a_record_that_is_wrong_already_can_be_shown_and_mended(api: Desk, settings: dict[str, str]) -> None:
+    connection = Connection("acme", "PLAIN", "PLAIN", "imap.example.com", settings=settings)
+    await admin.create_connection(api.store, api.service.sealer, connection)
+    shown = await api.ask("GET", f"{CONNECTIONS}/PLAIN")
+    assert (shown.status, shown.json["smtp_host"]) == (200, "smtp.example.com")
+    mended = {"smtp_port": 0, "smtp_enable_starttls_auto": True}
+    await api.user(code="PLAIN", login_username="bob", login_password="secret")
+    evil = await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=mended | {"smtp_host": "evil.example.com"})
+    assert evil.status == 409
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_domain": "example.com"})).status == 400
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=mended)).status == 200
+
+
+async def test_a_place_that_is_wrong_already_can_be_shown_and_mended(api: Desk) -> None:
+    connection = Connection("acme", "PLAIN", "PLAIN", "imap.example.com", tls="none")
+    await admin.create_connection(api.store, api.service.sealer, connection)
+    shown = await api.ask("GET", f"{CONNECTIONS}/PLAIN")
+    assert (shown.status, shown.json["imap_tls"], shown.json["imap_port"]) == (200, "none", 143)
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_tls": "implicit"})).status == 200
 
 
 @pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "https://imap.example.com"])

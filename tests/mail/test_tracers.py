@@ -390,6 +390,7 @@ def test_settings_of_an_smtp_server() -> None:
         ({"smtp_host": "a", "smtp_port": "x"}, "no port"),
         ({"smtp_host": "a", "smtp_port": "65536"}, "no port"),
         ({"smtp_host": "a b"}, "no name"),
+        ({"smtp_host": "a..b.com"}, "smtp_host: .* no name"),
         ({"smtp_host": "a", "smtp_enable_starttls_auto": "maybe"}, "true or false"),
         ({"smtp_host": "smtp.example.org", "smtp_enable_starttls_auto": "false"}, "without TLS"),
         ({"smtp_host": "a", "smtp_domain": "a\r\nMAIL FROM"}, "no name of a host"),
