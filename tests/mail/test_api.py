@@ -225,6 +225,9 @@ async def test_credentials_cannot_be_led_to_another_server(api: Desk) -> None:
     await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json={"login_password": ""})
     assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_host": "imap2.example.com"})).status == 200
     await api.connection()
+    blank = {"imap_provider_code": "GMAIL_OAUTH2", "oauth2_client_secret": "x", "oauth2_client_id": "x"}
+    await api.connection(**blank, oauth2_token_url="https://proxy.example.com/token")
+    assert (await api.ask("PUT", f"{CONNECTIONS}/GMAIL_OAUTH2", json={"oauth2_token_url": ""})).status == 400
     moved = {"oauth2_token_url": "https://evil.example.com/token"}
     assert (await api.ask("PUT", f"{CONNECTIONS}/OAUTH2", json=moved)).status == 400
     assert (await api.ask("PUT", f"{CONNECTIONS}/OAUTH2", json=moved | {"oauth2_client_secret": "x"})).status == 200

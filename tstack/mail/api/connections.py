@@ -156,13 +156,13 @@ def _kind(code: str, said: str) -> Kind:
     return found
 
 
-def _goes_to(connection: Connection) -> tuple[Where | str, ...]:
-    """Where credentials go to: a host alone where its settings are wrong, so that nothing goes there."""
+def _goes_to(connection: Connection) -> tuple[Where | str | None, ...]:
+    """Where credentials go to: a host alone where its settings are wrong, so that nothing goes there; None: nowhere."""
     urls = (connection.settings.get(f"oauth2_{name}_url", "") for name in ("authorize", "token", "revoke", "userinfo"))
-    places: list[Where | str] = []
+    places: list[Where | str | None] = []
     for place, host in ((where, said(connection).host), (smtp, smtp_host(connection))):
         try:
-            places.append(place(connection) if host else "")
+            places.append(place(connection) if host else None)
         except Failure:
             places.append(host)
     return (*places, *urls)
@@ -171,7 +171,7 @@ def _goes_to(connection: Connection) -> tuple[Where | str, ...]:
 def _leads_elsewhere(old: Connection, new: Connection) -> bool:
     """Would credentials go where they do not go now? Settings of the same host may be mended, and an SMTP server taken away."""
     return any(
-        to not in (place, "") and not (isinstance(to, Where) and to.host == place)
+        to not in (place, None) and not (isinstance(to, Where) and to.host == place)
         for place, to in zip(_goes_to(old), _goes_to(new), strict=True)
     )
 
