@@ -257,6 +257,7 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
     [
         (("partner",), 2, "ACTION"),
         (("partner", "add", "a/b"), 1, "user name"),
+        (("partner", "add", "tmail"), 1, "the name tmail is kept for the service itself"),
         (("partner", "add", "acme", "-newmailwebhook=garbage"), 1, "new_mail_webhook is no https URL"),
         (("partner", "add", "acme", "-redirecthosts", "a b"), 1, "no host"),
         (("connection", "add", "acme/Smtp", "-host=mail.example.org"), 1, "kept for mail that comes in"),

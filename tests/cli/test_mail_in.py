@@ -184,6 +184,15 @@ async def test_the_service_user_is_made_once_for_all_who_share_the_keys() -> Non
         assert not (await admin.get_user(store, name)).disabled
 
 
+async def test_somebody_elses_user_of_that_name_is_left_alone() -> None:
+    async with EmbeddedStore(":memory:") as store:
+        await admin.add_or_replace_user(store, service_user.NAME, "secret-1", ["tmail/#"], cost=4)
+        before = await admin.get_user(store, service_user.NAME)
+        with pytest.raises(Failure, match="the user tmail is somebody else's"):
+            await service_user.ensure(store, Sealer({"k1": b"1" * 32}))
+        assert await admin.get_user(store, service_user.NAME) == before
+
+
 async def test_other_keys_do_not_take_the_service_users_password_from_the_others() -> None:
     ours, theirs = Sealer({"k1": b"1" * 32}), Sealer({"k1": b"2" * 32})
     async with EmbeddedStore(":memory:") as store:
