@@ -29,11 +29,12 @@ MAX_LINES: Final = 100
 """Lines of one reply at most: EHLO's has some twenty."""
 
 _LINE = re.compile(r"([2-5][0-9][0-9])([ -]?)(.*)")
-_ADDRESS = re.compile(r"[!-;=?-~]+@[!-;=?-~]+")
+_ADDRESS = re.compile(r"[!#-'*+\-./0-9=?A-Z^-~]+@[!#-'*+\-./0-9=?A-Z^-~]+")
 
 
 def check_address(address: str) -> None:
-    """Raise `Failure` unless this can stand in MAIL FROM as it is: ASCII, without blanks and angle brackets."""
+    """Raise `Failure` unless this can stand in MAIL FROM as it is: ASCII, and none of what has a meaning in lists of addresses
+    (RFC 5322 3.2.3)."""
     if not _ADDRESS.fullmatch(address):
         raise Failure("the mailbox has no address that mail can be sent to", "set its email")
 
