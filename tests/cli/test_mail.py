@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import re
@@ -15,7 +16,9 @@ import pytest
 from tests.cli.test_outside import Terminal
 from tests.dovecot import Dovecot
 from tests.processes import PATIENCE, Running, command, free_port, module, need, run, wait_until
+from tstack.cli import mail_run, settings
 from tstack.cli.mail import main
+from tstack.env import resolve
 
 
 def mail(subject: str) -> bytes:
@@ -282,3 +285,8 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
 def test_what_cannot_be_is_said(here: Place, args: tuple[str, ...], code: int, words: str) -> None:
     done = here.tmail(*args, *([f"-data-dir={here.folder}"] if len(args) > 1 else []))
     assert (done.code, words in done.err) == (code, True), done.err
+
+
+def test_an_end_within_a_second_is_no_want_of_one() -> None:
+    values = resolve(settings.PROGRAMS["tmail"], argparse.Namespace(), {"TMAIL_EXPIRY": "500ms"})
+    assert mail_run.station_options(values).expiry == 1
