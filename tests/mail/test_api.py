@@ -263,8 +263,24 @@ async def test_users_as_the_original_s_clients_know_them(api: Desk) -> None:
 
 async def test_a_form_is_as_good_as_json(api: Desk) -> None:
     await api.connection()
-    made = await api.ask("POST", USERS, data={"tag": "bob", "enable_tracer": "true", "raw_limit": "100"})
-    assert (made.status, made.json["enable_tracer"], made.json["raw_limit"]) == (201, True, 100)
+    made = await api.ask("POST", USERS, data={"tag": "bob", "archived": "true", "raw_limit": "100"})
+    assert (made.status, made.json["archived"], made.json["raw_limit"]) == (201, True, 100)
+
+
+async def test_a_mailbox_takes_tracers_only_where_they_can_be_sent(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    wanted = {"login_username": "bob@example.com", "enable_tracer": True}
+    refused = await api.user(code="PLAIN", **wanted)
+    assert (refused.status, "has no SMTP server" in refused.json["title"] + refused.json["detail"]) == (400, True)
+    await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_host": "smtp.example.com"})
+    assert (await api.user(code="PLAIN", **wanted | {"login_username": "bob"})).status == 400  # no address
+    made = await api.user(code="PLAIN", **wanted)
+    assert (made.status, made.json["enable_tracer"]) == (201, True)
+    await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_host": ""})
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=made.json)).status == 200
+    none = {"enable_tracer": False}
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=none)).status == 200
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=made.json)).status == 400
 
 
 async def test_archived_and_restored(api: Desk) -> None:
@@ -285,7 +301,7 @@ async def test_connected_at_says_whether_there_is_what_it_takes(api: Desk) -> No
     assert (await api.user(code="PLAIN", login_password="secret")).json["connected_at"] is None
     first = (await api.ask("PUT", where, json={"login_username": "bob"})).json["connected_at"]
     assert first
-    assert (await api.ask("PUT", where, json={"enable_tracer": True})).json["connected_at"] == first
+    assert (await api.ask("PUT", where, json={"raw_limit": 100})).json["connected_at"] == first
     again = (await api.ask("PUT", where, json={"login_password": "other"})).json
     assert again["connected_at"] > first
     assert again["login_password"] == "- encrypted -"
@@ -459,7 +475,7 @@ async def test_what_http_itself_can_be_wrong(api: Desk) -> None:
 async def test_two_who_change_one_user_both_do(api: Desk) -> None:
     await api.connection()
     await api.user()
-    bodies: list[dict[str, Any]] = [{"enable_tracer": True}, {"raw_limit": 5}, {"folders": ["A"]}, {"email": "a@b.c"}]
+    bodies: list[dict[str, Any]] = [{"keep_limit": 5}, {"raw_limit": 5}, {"folders": ["A"]}, {"email": "a@b.c"}]
     answers = await asyncio.gather(*(api.ask("PUT", f"{USERS}/bob", json=body) for body in bodies))
     assert {one.status for one in answers} == {200}
     shown = (await api.ask("GET", f"{USERS}/bob")).json

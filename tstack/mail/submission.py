@@ -17,7 +17,8 @@ from typing import Final, Self
 from tstack.errors import Failure
 from tstack.mail.connection import Where
 from tstack.mail.mailbox import Credentials
-from tstack.mail.providers import is_loopback
+from tstack.mail.providers import is_loopback, smtp
+from tstack.mail.records import Connection, User
 
 STEP: Final = 30.0
 """Seconds for one command and its reply, for the connection and for its TLS."""
@@ -37,6 +38,12 @@ def check_address(address: str) -> None:
     (RFC 5322 3.2.3)."""
     if not _ADDRESS.fullmatch(address):
         raise Failure("the mailbox has no address that mail can be sent to", "set its email")
+
+
+def check_sends(connection: Connection, user: User) -> None:
+    """Raise `Failure` unless a mailbox can send mail to itself: it has an address, and its connection an SMTP server."""
+    smtp(connection)
+    check_address(user.address)
 
 
 class _Wire(asyncio.Protocol):
