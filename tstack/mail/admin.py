@@ -260,7 +260,8 @@ async def delete_user(store: Store, mailbox: Mailbox) -> None:
     for attempt in range(ATTEMPTS):
         user = await get_user(store, mailbox)
         _, *gone = _without(mailbox.path)
-        if await store.commit(Delete(user.key, user.revision), *gone, *map(Delete, claims.claims(user))) is not None:
+        gone += await claims.given_up(store, user)
+        if await store.commit(Delete(user.key, user.revision), *gone) is not None:
             return
         await _pause(attempt)
     raise _busy(_user(mailbox))
