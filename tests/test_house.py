@@ -172,6 +172,23 @@ def test_containers_are_given_settings_that_their_program_has() -> None:
                     setting.parse(text)
 
 
+def test_what_env_says_of_mail_and_of_the_seal_reaches_who_reads_it() -> None:
+    own = {settings.MAIL_ADMIN, settings.MAIL_API, settings.MAIL_API_URL}  # as it has to be in a container
+    given = SERVICES["tmail"]["environment"]
+    for setting in settings.MAIL_WATCH:
+        if setting not in own:
+            assert given.get(setting.env) == f"${{{setting.env}:-{setting.default}}}"
+    for name, service in SERVICES.items():
+        if service["image"] == "tstack" and settings.SEAL_KEY in settings.PROGRAMS[service["command"][0]]:
+            assert service["environment"].get(settings.SEAL_KEY.env) == "${TSTACK_SEAL_KEY:-}", name
+
+
+def test_the_partners_api_is_reached_from_this_machine() -> None:
+    given = SERVICES["tmail"]["environment"]
+    assert (given[settings.MAIL_API.env], SERVICES["tmail"]["ports"]) == ("0.0.0.0:8027", ["127.0.0.1:8027:8027"])
+    assert given[settings.MAIL_API_URL.env] == "${TMAIL_API_URL:-http://localhost:8027}"
+
+
 def test_containers_are_confined_and_watched() -> None:
     for name, service in SERVICES.items():
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name

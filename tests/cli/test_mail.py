@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
@@ -17,7 +18,9 @@ import pytest
 from tests.cli.test_outside import Terminal
 from tests.dovecot import Dovecot
 from tests.processes import PATIENCE, Running, command, free_port, module, need, run, wait_until
+from tstack.cli import mail_run, settings
 from tstack.cli.mail import main
+from tstack.env import resolve
 from tstack.mail.asks import Ask, ask_key
 from tstack.mail.event import Mailbox
 from tstack.store.embedded import EmbeddedStore
@@ -228,6 +231,9 @@ def test_a_mailbox_takes_tracers_once_they_can_be_sent(here: Place) -> None:
     assert here.says("connection", "set", "acme/WORK", *settings, store)["Settings"] == dict(
         one.split("=") for one in settings
     )
+    for wrong in ("smtp_port=99999", "smtp_port=-1", "smtp_enable_starttls_auto=false smtp_port=25"):
+        refused = here.tmail("connection", "set", "acme/WORK", *wrong.split(), store)
+        assert (refused.code, "smtp_" in refused.err) == (1, True), refused.err
     nowhere = here.tmail("user", "trace", *bob)
     assert (nowhere.code, "no address" in nowhere.err) == (1, True)
     assert here.tmail("user", "add", "acme/WORK/al", store, "-login=al", "-tracer", "-password=x").code == 1
@@ -275,6 +281,7 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
     [
         (("partner",), 2, "ACTION"),
         (("partner", "add", "a/b"), 1, "user name"),
+        (("partner", "add", "tmail"), 1, "the name tmail is kept for the service itself"),
         (("partner", "add", "acme", "-newmailwebhook=garbage"), 1, "new_mail_webhook is no https URL"),
         (("partner", "add", "acme", "-redirecthosts", "a b"), 1, "no host"),
         (("connection", "add", "acme/Smtp", "-host=mail.example.org"), 1, "kept for mail that comes in"),
@@ -282,6 +289,8 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
         (("connection", "add", "acme/WORK"), 2, "-host is missing"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org", "-tls=none"), 1, "without TLS"),
         (("connection", "add", "acme/WORK", "-host=mail.example.org"), 1, "no partner acme"),
+        (("connection", "add", "acme/WORK", "-host=a.b", "-set", "smtp_host=a.b", "smtp_port=99999"), 1, "no port"),
+        (("connection", "add", "acme/WORK", "-host=a.b", "-set", "smtp_host=a.b", "smtp_port=abc"), 1, "no port"),
         (("connection", "set", "acme/WORK", "smtp_host"), 2, "no NAME=VALUE"),
         (("connection", "set", "acme/WORK", "smtp_host=a"), 1, "no connection WORK"),
         (("user", "trace", "acme/WORK/bob"), 1, "no user bob"),
@@ -297,3 +306,8 @@ def test_mailboxes_are_watched_live(here: Place, dovecot: Dovecot, keys: bytes) 
 def test_what_cannot_be_is_said(here: Place, args: tuple[str, ...], code: int, words: str) -> None:
     done = here.tmail(*args, *([f"-data-dir={here.folder}"] if len(args) > 1 else []))
     assert (done.code, words in done.err) == (code, True), done.err
+
+
+def test_an_end_within_a_second_is_no_want_of_one() -> None:
+    values = resolve(settings.PROGRAMS["tmail"], argparse.Namespace(), {"TMAIL_EXPIRY": "500ms"})
+    assert mail_run.station_options(values).expiry == 1

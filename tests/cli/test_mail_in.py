@@ -162,6 +162,15 @@ def test_a_port_that_is_taken_ends_the_start_with_a_word(up: Up, tmp_path: Path)
     assert "-smtpaddr" in done.stderr
 
 
+@pytest.mark.parametrize("flag", ["-smtpaddr=", "-smtpraw=never"])
+def test_kept_mails_of_mailboxes_are_served_whatever_becomes_of_mail_in(tmp_path: Path, flag: str) -> None:
+    flags = ["-addr=127.0.0.1:0", "-addrTls=", "-addrAdmin=", "-port=0", "-smtpaddr=127.0.0.1:0", "-mailapi=", flag]
+    with Running([*command("tstack"), "up", *flags, "-blobaddr=127.0.0.1:0"], cwd=tmp_path) as stack:
+        url = stack.wait_for(r"kept mails are at (http://\S+)")[1]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/blob/none", timeout=PATIENCE)
+
+
 async def test_the_service_user_is_made_once_for_all_who_share_the_keys() -> None:
     sealer = Sealer({"k1": b"1" * 32})
     async with EmbeddedStore(":memory:") as store:
@@ -182,6 +191,15 @@ async def test_the_service_user_is_made_once_for_all_who_share_the_keys() -> Non
         await admin.delete_user(store, name)
         assert await service_user.ensure(store, sealer) == (name, password)
         assert not (await admin.get_user(store, name)).disabled
+
+
+async def test_somebody_elses_user_of_that_name_is_left_alone() -> None:
+    async with EmbeddedStore(":memory:") as store:
+        await admin.add_or_replace_user(store, service_user.NAME, "secret-1", ["tmail/#"], cost=4)
+        before = await admin.get_user(store, service_user.NAME)
+        with pytest.raises(Failure, match="the user tmail is somebody else's"):
+            await service_user.ensure(store, Sealer({"k1": b"1" * 32}))
+        assert await admin.get_user(store, service_user.NAME) == before
 
 
 async def test_other_keys_do_not_take_the_service_users_password_from_the_others() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.mosquitto import Mosquitto
 from tests.peers import Server, packet, until
 from tests.processes import PATIENCE, Running, need
 from tstack.client import Backoff, Client, NotConfirmed, Options, TurnedAway, Unreachable
+from tstack.client.outbox import BLAMED
 from tstack.errors import Failure
 from tstack.mqtt.properties import Properties
 
@@ -118,3 +120,118 @@ async def test_a_broker_that_ends_the_connection_says_why() -> None:
 
     async with Server(serve) as server, Client(options(server), backoff=quick()) as client:
         await until(lambda: "0x8B server shutting down" in str(client._last), "it is not said why")
+
+
+async def identifiers(reader: asyncio.StreamReader, count: int) -> list[tuple[bytes, bool]]:
+    """Of the next PUBLISH packets of QoS 1: the packet identifier, and whether DUP is set."""
+    found = []
+    for _ in range(count):
+        first, body = await packet(reader)
+        assert first >> 4 == 3
+        at = 2 + int.from_bytes(body[:2], "big")
+        found.append((body[at : at + 2], bool(first & 8)))
+    return found
+
+
+async def test_what_is_sent_again_keeps_to_the_new_receive_maximum() -> None:
+    again: list[bytes] = []
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await packet(reader)
+        if connections == 1:
+            writer.write(bytes.fromhex("2003 000000"))
+            await identifiers(reader, 5)
+            writer.close()
+            return
+        writer.write(bytes.fromhex("2006 0000 03 210002"))
+        for _ in range(2):
+            two = await identifiers(reader, 2)
+            with pytest.raises(TimeoutError):  # no third one comes before one of these is confirmed
+                async with asyncio.timeout(0.2):
+                    await identifiers(reader, 1)
+            assert all(dup for _, dup in two)
+            for identifier, _ in two:
+                again.append(identifier)
+                writer.write(b"\x40\x02" + identifier)
+        ((last, _),) = await identifiers(reader, 1)
+        again.append(last)
+        writer.write(b"\x40\x02" + last)
+        await reader.read()
+
+    async with Server(serve) as server, Client(options(server), backoff=quick()) as client:
+        await asyncio.gather(*(client.publish("a", b"%d" % n, timeout=PATIENCE) for n in range(5)))
+    assert again == sorted(again)
+    assert len(again) == 5
+
+
+@pytest.mark.parametrize("code", ["8b", "8e", "98", "00"])
+async def test_an_end_that_is_no_messages_fault_counts_against_none(code: str) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await packet(reader)
+        writer.write(bytes.fromhex("2003 000000"))
+        ((identifier, _),) = await identifiers(reader, 1)
+        if connections <= BLAMED + 1:
+            writer.write(bytes.fromhex(f"e002 {code}00"))
+        else:
+            writer.write(b"\x40\x02" + identifier)
+        await reader.read()
+
+    async with Server(serve) as server, Client(options(server), backoff=quick()) as client:
+        await client.publish("a", b"1", timeout=PATIENCE)
+    assert connections == BLAMED + 2
+
+
+async def test_a_broker_of_old_that_says_nothing_is_spoken_to_in_3_1_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, body = await packet(reader)
+        levels.append(body[6])
+        if body[6] == 4:
+            writer.write(bytes((0x20, 2, 0, 0)))
+            _, body = await packet(reader)
+            writer.write(b"\x40\x02" + body[3:5])
+            await writer.drain()
+        writer.close()
+
+    async with Server(serve) as server, Client(options(server), backoff=quick()) as client:
+        await client.publish("a", b"1", timeout=PATIENCE)
+        assert levels == [5, 5, 4]
+        await client.publish("b", b"2", timeout=PATIENCE)
+        assert set(levels[3:]) == {4}
+        monkeypatch.setattr(client, "_old_until", 0.0)  # the hour is over
+        await until(lambda: levels[-1] == 5, "5.0 is tried again")
+
+
+@pytest.mark.parametrize(("says", "message", "kind", "words"), [
+    ("2008 0000 05 2700000020", {"payload": b"x" * 40}, Failure, r"bytes are more than the broker takes \(32\)"),
+    ("2005 0000 02 2400", {"payload": b"x"}, NotConfirmed, "takes QoS 0 at most"),
+    ("2005 0000 02 2500", {"payload": b"x", "retain": True}, NotConfirmed, "keeps no retained messages"),
+])  # fmt: skip
+async def test_what_a_broker_has_said_it_does_not_take_is_not_sent(
+    says: str, message: dict[str, Any], kind: type[Failure], words: str
+) -> None:
+    kinds: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(bytes.fromhex(says))
+        first, body = await packet(reader)
+        kinds.append(first)
+        assert body[2:4] == b"ok"
+        await reader.read()
+
+    async with Server(serve) as server, Client(options(server), backoff=quick()) as client:
+        with pytest.raises(kind, match=words) as refused:
+            await client.publish("a", **message, timeout=PATIENCE)
+        assert type(refused.value) is kind
+        await client.publish("ok", b"", qos=0, timeout=PATIENCE)
+        await until(lambda: kinds, "the next one comes")
+    assert server.connections == 1

@@ -20,7 +20,7 @@ from tstack.mail.api.server import Limits, Server
 from tstack.mail.api.service import Bounds, Rate, Rates
 from tstack.mail.event import Mailbox
 from tstack.mail.mailbox import Condition
-from tstack.mail.records import Partner
+from tstack.mail.records import Connection, Partner
 
 CONNECTIONS = "/api/v1/connections"
 USERS = "/api/v1/connections/OAUTH2/users"
@@ -152,6 +152,49 @@ async def test_the_smtp_server_of_a_connection(api: Desk) -> None:
     assert (await api.ask("GET", f"{CONNECTIONS}/PLAIN")).json["smtp_enable_starttls_auto"] is False
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smtp_host": "smtp.example.com", "smtp_port": 99999},
+        {"smtp_host": "smtp.example.com", "smtp_port": -1},
+        {"smtp_host": "smtp.example.com", "smtp_enable_starttls_auto": False},
+        {"smtp_host": "a..b.com"},
+    ],
+)
+async def test_smtp_settings_that_cannot_work_make_no_record(api: Desk, settings: dict[str, Any]) -> None:
+    assert (await api.connection(**PLAIN, **settings)).status == 400
+    assert (await api.ask("GET", CONNECTIONS)).json == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smtp_host": "smtp.example.com", "smtp_port": "abc"},
+        {"smtp_host": "smtp.example.com", "smtp_port": "99999"},
+        {"smtp_host": "smtp.example.com", "smtp_enable_starttls_auto": "false"},
+    ],
+)
+async def test_a_record_that_is_wrong_already_can_be_shown_and_mended(api: Desk, settings: dict[str, str]) -> None:
+    connection = Connection("acme", "PLAIN", "PLAIN", "imap.example.com", settings=settings)
+    await admin.create_connection(api.store, api.service.sealer, connection)
+    shown = await api.ask("GET", f"{CONNECTIONS}/PLAIN")
+    assert (shown.status, shown.json["smtp_host"]) == (200, "smtp.example.com")
+    mended = {"smtp_port": 0, "smtp_enable_starttls_auto": True}
+    await api.user(code="PLAIN", login_username="bob", login_password="secret")
+    evil = await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=mended | {"smtp_host": "evil.example.com"})
+    assert evil.status == 409
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_domain": "example.com"})).status == 400
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json=mended)).status == 200
+
+
+async def test_a_place_that_is_wrong_already_can_be_shown_and_mended(api: Desk) -> None:
+    connection = Connection("acme", "PLAIN", "PLAIN", "imap.example.com", tls="none")
+    await admin.create_connection(api.store, api.service.sealer, connection)
+    shown = await api.ask("GET", f"{CONNECTIONS}/PLAIN")
+    assert (shown.status, shown.json["imap_tls"], shown.json["imap_port"]) == (200, "none", 143)
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_tls": "implicit"})).status == 200
+
+
 @pytest.mark.parametrize("host", ["a..b.com", "x" * 70 + ".com", "https://imap.example.com"])
 async def test_a_host_that_is_none_is_refused_with_a_hint(api: Desk, host: str) -> None:
     made = await api.connection(imap_provider_code="PLAIN", imap_host=host)
@@ -182,6 +225,9 @@ async def test_credentials_cannot_be_led_to_another_server(api: Desk) -> None:
     await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json={"login_password": ""})
     assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"imap_host": "imap2.example.com"})).status == 200
     await api.connection()
+    blank = {"imap_provider_code": "GMAIL_OAUTH2", "oauth2_client_secret": "x", "oauth2_client_id": "x"}
+    await api.connection(**blank, oauth2_token_url="https://proxy.example.com/token")
+    assert (await api.ask("PUT", f"{CONNECTIONS}/GMAIL_OAUTH2", json={"oauth2_token_url": ""})).status == 400
     moved = {"oauth2_token_url": "https://evil.example.com/token"}
     assert (await api.ask("PUT", f"{CONNECTIONS}/OAUTH2", json=moved)).status == 400
     assert (await api.ask("PUT", f"{CONNECTIONS}/OAUTH2", json=moved | {"oauth2_client_secret": "x"})).status == 200
@@ -217,8 +263,24 @@ async def test_users_as_the_original_s_clients_know_them(api: Desk) -> None:
 
 async def test_a_form_is_as_good_as_json(api: Desk) -> None:
     await api.connection()
-    made = await api.ask("POST", USERS, data={"tag": "bob", "enable_tracer": "true", "raw_limit": "100"})
-    assert (made.status, made.json["enable_tracer"], made.json["raw_limit"]) == (201, True, 100)
+    made = await api.ask("POST", USERS, data={"tag": "bob", "archived": "true", "raw_limit": "100"})
+    assert (made.status, made.json["archived"], made.json["raw_limit"]) == (201, True, 100)
+
+
+async def test_a_mailbox_takes_tracers_only_where_they_can_be_sent(api: Desk) -> None:
+    await api.connection(**PLAIN)
+    wanted = {"login_username": "bob@example.com", "enable_tracer": True}
+    refused = await api.user(code="PLAIN", **wanted)
+    assert (refused.status, "has no SMTP server" in refused.json["title"] + refused.json["detail"]) == (400, True)
+    await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_host": "smtp.example.com"})
+    assert (await api.user(code="PLAIN", **wanted | {"login_username": "bob"})).status == 400  # no address
+    made = await api.user(code="PLAIN", **wanted)
+    assert (made.status, made.json["enable_tracer"]) == (201, True)
+    await api.ask("PUT", f"{CONNECTIONS}/PLAIN", json={"smtp_host": ""})
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=made.json)).status == 200
+    none = {"enable_tracer": False}
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=none)).status == 200
+    assert (await api.ask("PUT", f"{CONNECTIONS}/PLAIN/users/bob", json=made.json)).status == 400
 
 
 async def test_archived_and_restored(api: Desk) -> None:
@@ -239,7 +301,7 @@ async def test_connected_at_says_whether_there_is_what_it_takes(api: Desk) -> No
     assert (await api.user(code="PLAIN", login_password="secret")).json["connected_at"] is None
     first = (await api.ask("PUT", where, json={"login_username": "bob"})).json["connected_at"]
     assert first
-    assert (await api.ask("PUT", where, json={"enable_tracer": True})).json["connected_at"] == first
+    assert (await api.ask("PUT", where, json={"raw_limit": 100})).json["connected_at"] == first
     again = (await api.ask("PUT", where, json={"login_password": "other"})).json
     assert again["connected_at"] > first
     assert again["login_password"] == "- encrypted -"
@@ -410,7 +472,7 @@ async def test_what_http_itself_can_be_wrong(api: Desk) -> None:
 async def test_two_who_change_one_user_both_do(api: Desk) -> None:
     await api.connection()
     await api.user()
-    bodies: list[dict[str, Any]] = [{"enable_tracer": True}, {"raw_limit": 5}, {"folders": ["A"]}, {"email": "a@b.c"}]
+    bodies: list[dict[str, Any]] = [{"keep_limit": 5}, {"raw_limit": 5}, {"folders": ["A"]}, {"email": "a@b.c"}]
     answers = await asyncio.gather(*(api.ask("PUT", f"{USERS}/bob", json=body) for body in bodies))
     assert {one.status for one in answers} == {200}
     shown = (await api.ask("GET", f"{USERS}/bob")).json

@@ -221,6 +221,30 @@ async def test_a_claim_whose_user_is_gone_counts_for_nothing(store: Store) -> No
     await admin.create_user(store, SEALER, User("acme", "WORK", "BOB", "bob@example.org"))
 
 
+async def test_a_user_of_before_there_were_claims_gets_its_own_with_its_next_change(store: Store) -> None:
+    await furnish(store)
+    for item in (await store.range(claims.CLAIM_PREFIX)).items:
+        await store.delete(item.key)
+    await admin.park_user(store, BOB, "changed")
+    with pytest.raises(claims.Taken, match="the tag BOB belongs to the user bob"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "BOB"))
+
+
+async def test_one_who_lost_its_claim_can_be_changed_all_the_same_and_takes_none_along(store: Store) -> None:
+    """Two of before there were claims, whose tags differ in case alone: whoever comes second goes without."""
+    await furnish(store)
+    big = User("acme", "WORK", "BOB", incarnation="1")
+    await store.put(big.key, big.to_json())
+    await admin.park_user(store, big.mailbox, "changed")
+    await admin.delete_user(store, big.mailbox)
+    with pytest.raises(claims.Taken, match="the tag Bob belongs to the user bob"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "Bob"))
+    await store.put(big.key, big.to_json())
+    await admin.archive_user(store, big.mailbox)
+    with pytest.raises(claims.Taken, match="the tag Bob belongs to the user bob"):
+        await admin.create_user(store, SEALER, User("acme", "WORK", "Bob"))
+
+
 async def test_all_secrets_are_sealed_anew_by_rekey(store: Store) -> None:
     _, key = await furnish(store)
     both = Sealer({"k2": bytes(31) + b"1", "k1": bytes(32)})

@@ -135,7 +135,25 @@ async def test_no_credentials_without_tls_but_on_this_machine(monkeypatch: pytes
         assert mail.logins == []
 
 
-@pytest.mark.parametrize("address", ["", "bob", "bob@", "bob@b.c>\r\nRCPT TO:<x@y", "a b@b.c", "<bob@b.c>", "böb@b.c"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "bob",
+        "bob@",
+        "bob@b.c>\r\nRCPT TO:<x@y",
+        "a@b,c@d",
+        "a@b@c",
+        "x:a@b;",
+        "a(x)@b",
+        '"a"@b',
+        "a@[1.2.3.4]",
+        "a\\@b",
+        "a b@b.c",
+        "<bob@b.c>",
+        "böb@b.c",
+    ],
+)
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(Failure, match="no address"):
         submission.check_address(address)

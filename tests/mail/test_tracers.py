@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.broker.serving import serving
 from tests.mail.taking import taking
 from tests.mail.watching import Told
-from tests.peers import Server, until
+from tests.peers import Server, packet, until
 from tests.submission import Submissions
 from tstack.client import Client, Options
 from tstack.errors import Failure
@@ -123,6 +123,23 @@ async def test_a_round_is_one_login() -> None:
         await ours.round()
         assert mail.logins == [("PLAIN", "bob")]
         assert len({subject_of(raw) for raw in mail.mails}) == 3
+
+
+class Crowd(Boxes):
+    """A partner with very many mailboxes, beside one with one."""
+
+    def mailboxes(self) -> list[Mailbox]:
+        return [BOX, *(Mailbox("greedy", "PLAIN", str(number)) for number in range(5000))]
+
+    def target(self, mailbox: Mailbox) -> Target:
+        raise Failure("nowhere")
+
+
+async def test_a_partner_with_many_mailboxes_leaves_turns_for_others() -> None:
+    ours = Tracers([KEY], Crowd(), count=1)
+    for _ in range(60):  # none for one of two: once in 2**59 runs
+        await ours.round()
+    assert {one.mailbox.partner for one in ours.last()} == {"acme", "greedy"}
 
 
 async def test_a_mailbox_that_takes_no_tracers_has_mails_only() -> None:
@@ -364,6 +381,26 @@ async def test_the_subscriber_hears_tracers_and_nothing_else() -> None:
             await subscriber.stop()
 
 
+async def test_the_subscriber_is_nobody_that_a_broker_keeps_messages_for() -> None:
+    wanted: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await packet(reader)
+        writer.write(bytes.fromhex("20020000"))
+        _, body = await packet(reader)
+        wanted.append(body[-1])
+        writer.write(b"\x90\x03" + body[:2] + body[-1:])
+        await reader.read()
+
+    async with Server(serve) as server:
+        subscriber = Subscriber(Options(f"tcp://127.0.0.1:{server.port}"), lambda *one: None)
+        try:
+            assert await subscriber.ready()
+            assert wanted == [0]
+        finally:
+            await subscriber.stop()
+
+
 async def test_a_subscriber_without_the_right_to_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as broker:
         await broker.add("mine", "secret-2", "mine/#")
@@ -390,6 +427,7 @@ def test_settings_of_an_smtp_server() -> None:
         ({"smtp_host": "a", "smtp_port": "x"}, "no port"),
         ({"smtp_host": "a", "smtp_port": "65536"}, "no port"),
         ({"smtp_host": "a b"}, "no name"),
+        ({"smtp_host": "a..b.com"}, "smtp_host: .* no name"),
         ({"smtp_host": "a", "smtp_enable_starttls_auto": "maybe"}, "true or false"),
         ({"smtp_host": "smtp.example.org", "smtp_enable_starttls_auto": "false"}, "without TLS"),
         ({"smtp_host": "a", "smtp_domain": "a\r\nMAIL FROM"}, "no name of a host"),

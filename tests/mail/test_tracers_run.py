@@ -86,11 +86,13 @@ async def test_from_the_smtp_server_to_a_subscriber(site: Site, dovecot: Dovecot
     here = Connection("acme", "WORK", host="localhost", port=dovecot.tls_port)
     await admin.create_connection(site.store, SEALER, here)
     await admin.create_user(site.store, SEALER, BOB, dovecot.password)
+    nowhere = User("acme", "WORK", "nowhere", login="nowhere", enable_tracer=True)  # it cannot take any
+    await admin.create_user(site.store, SEALER, nowhere, dovecot.password)
     site.broker()
     async with Submissions(dovecot, tls=pki.server()) as smtp, subscriber(site.port) as told:
         running = site.watcher("one", "-tracer-interval=1s", "-tracers=2", f"-imapcafile={pki.ca}")
         one = Watching(site, running.wait_for(r"tmail is up as \w+; (http://[^;]+);")[1])
-        await until(lambda: "state" in told.kinds, "it is watched")
+        await until(lambda: told.kinds.count("state") >= 2, "both are watched")
         assert smtp.logins == []
 
         settings = {"smtp_host": "localhost", "smtp_port": str(smtp.port)}
@@ -110,7 +112,7 @@ async def test_from_the_smtp_server_to_a_subscriber(site: Site, dovecot: Dovecot
         await _is_refused(one, site, smtp, told)
         await one.asked(mail_users.untrace, "acme/WORK/bob")
         async with asyncio.timeout(PATIENCE):
-            while "tracers for 0 mailboxes" not in str(await one.asked(mail_users.status)):
+            while "tracers for 1 mailboxes" not in str(await one.asked(mail_users.status)):
                 await asyncio.sleep(0.05)
         assert {subject for _, subject in told.new} == {*forged, "meanwhile"}  # no tracer was told of as a mail
         assert running.stop() == 0
@@ -124,7 +126,7 @@ async def _is_told(one: Watching) -> None:
     assert figures["tstack_mail_tracer_latency_seconds_bucket", "mail", "+Inf"] >= 2
     assert figures["tstack_mail_tracer_latency_seconds_bucket", "event", "900.0"] >= 2
     assert figures["tstack_mail_tracers_missing_total", "mail"] == 0
-    assert "tracers for 1 mailboxes: " in (await one.asked(mail_users.status)).lines[1]
+    assert "tracers for 2 mailboxes: " in (await one.asked(mail_users.status)).lines[1]
     answer = await one.asked(mail_users.tracers, "acme/WORK/bob")
     oldest = answer.objects[-1]
     assert (oldest["mailbox"], oldest["state"]) == ("acme/WORK/bob", "delivered")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tstack.cli import settings as declared
 from tstack.env import Values
+from tstack.mail.blob_http import BlobListener
 from tstack.mail.blobs import BlobLimits, Blobs, Keeper, blob_key
 from tstack.mail.s3 import Bucket, S3Blobs
+
+log = logging.getLogger("tstack.mail")
 
 
 @contextlib.asynccontextmanager
@@ -36,3 +40,21 @@ async def kept_mails(values: Values, *, served: bool) -> AsyncIterator[Keeper | 
         yield keeper
     finally:
         await keeper.stop()
+
+
+@contextlib.asynccontextmanager
+async def blob_listeners(values: Values, keeper: Keeper | None) -> AsyncIterator[list[BlobListener]]:
+    """What serves kept mails at -blobaddr; nothing when they are in a bucket, or kept nowhere. Raises `Failure`."""
+    listeners: list[BlobListener] = []
+    if not isinstance(keeper, Blobs):
+        yield listeners
+        return
+    async with contextlib.AsyncExitStack() as parts:
+        for where in values[declared.BLOB_ADDR]:
+            listener = BlobListener(keeper, where)
+            parts.push_async_callback(listener.stop)
+            address = await listener.start()
+            log.info("kept mails are at http://%s", address)
+            keeper.url = keeper.url or f"http://{address}"
+            listeners.append(listener)
+        yield listeners

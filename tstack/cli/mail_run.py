@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def station_options(values: Values) -> Options:
         capacity=values[declared.MAIL_CAPACITY],
         weight=float(values[declared.MAIL_WEIGHT]),
         ttl=max(1.0, values[declared.MAIL_LEASE]),
-        expiry=int(values[declared.MAIL_EXPIRY]),
+        expiry=math.ceil(values[declared.MAIL_EXPIRY]),
         context=mail_context(values),
         tracer_interval=max(1.0, interval) if (interval := values[declared.TRACER_INTERVAL]) else 0.0,
         tracers=values[declared.NUM_TRACERS],
@@ -83,7 +84,7 @@ async def given_options(store: Store, values: Values) -> MqttOptions:
 
 
 async def own_options(store: Store, values: Values, addresses: Sequence[tuple[str, Address]]) -> MqttOptions | None:
-    """How the watchers of `tstack up` publish: at a listener of the broker beside them; None when there is none for them.
+    """How mail services of `tstack up` publish: at a listener of the broker beside them; None when there is none for them.
 
     Raises `Failure`, `StoreUnavailable`."""
     proxied = values[declared.PROXY_PROTOCOL]  # what comes there has to come from a proxy

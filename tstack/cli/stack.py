@@ -18,12 +18,13 @@ from tstack.broker.server import Broker
 from tstack.cli import doctor, mail_run, pki, top
 from tstack.cli import settings as declared
 from tstack.cli.mail_in import MailIn, mail_in
-from tstack.cli.mail_kept import kept_mails
+from tstack.cli.mail_kept import blob_listeners, kept_mails
 from tstack.cli.program import Parser, open_store, opened
 from tstack.cli.program import start as start_program
 from tstack.cli.reg import given_authority, registration_options
 from tstack.cli.reload import Reload
 from tstack.cli.serve import broker_options, check_usage, live_options
+from tstack.client import Options as MqttOptions
 from tstack.env import Values
 from tstack.errors import Failure
 from tstack.mail.blobs import Keeper
@@ -89,9 +90,11 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
         parts.push_async_callback(registration.stop)
         served = bool(values[declared.BLOB_ADDR] or values[declared.MAIL_API])
         keeper = await parts.enter_async_context(kept_mails(values, served=served))
-        received = await parts.enter_async_context(mail_in(store, broker, values, keeper))
+        listeners = await parts.enter_async_context(blob_listeners(values, keeper))
+        mqtt = await mail_run.own_options(store, values, broker.addresses)
+        received = await parts.enter_async_context(mail_in(broker, values, mqtt, keeper, listeners))
         life.on_reload(received.reload)
-        watching = await _mail(store, values, broker, life, keeper)
+        watching = await _mail(store, values, mqtt, life, keeper)
         if watching is not None:
             parts.push_async_callback(watching.stop)
         if fresh:  # at the end: a start that fails is none, and the next one is the first again
@@ -108,10 +111,9 @@ async def _serve(life: service.Life, values: Values, reload: Reload) -> int:
 
 
 async def _mail(
-    store: Store, values: Values, broker: Broker, life: service.Life, keeper: Keeper | None
+    store: Store, values: Values, mqtt: MqttOptions | None, life: service.Life, keeper: Keeper | None
 ) -> Station | None:
     """The mail watchers, started; None when the broker has no listener that they could use."""
-    mqtt = await mail_run.own_options(store, values, broker.addresses)
     if mqtt is None:
         return None
     mail = mail_run.station(store, values, mqtt, life.stop, keeper)

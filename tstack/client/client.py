@@ -32,9 +32,9 @@ from tstack.client import five, tls
 from tstack.client.address import BrokerAddress, default_client_id
 from tstack.client.backoff import Backoff
 from tstack.client.errors import Closed, NotConfirmed, TurnedAway, Unreachable
-from tstack.client.link import CLOSE_TIMEOUT, Link, OldBroker, Options, Silent
+from tstack.client.link import CLOSE_TIMEOUT, Link, OldBroker, Options, Parted, Silent, Unanswered
 from tstack.client.message import INBOX_BYTES, INBOX_MESSAGES, Inbox, Message
-from tstack.client.outbox import IN_FLIGHT, OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
+from tstack.client.outbox import OUTBOX_BYTES, OUTBOX_MESSAGES, Entry, Outbox
 from tstack.client.subscriptions import Subscription, Subscriptions
 from tstack.errors import Failure
 from tstack.logs import clean
@@ -51,6 +51,12 @@ TIMEOUT = 30.0
 
 WRITE_PACKETS = 64
 """Packets in one write at most."""
+
+UNANSWERED = 2
+"""Connections that a broker closes instead of answering a CONNECT of MQTT 5.0 until it is spoken to in 3.1.1."""
+
+OLD = 3600.0
+"""Seconds that it is spoken to in 3.1.1 for; the connection after that is of 5.0 again, which it may have learnt."""
 
 
 class _Closing(Exception):
@@ -72,7 +78,8 @@ class Client:
         self.address = BrokerAddress.parse(options.url)
         self.client_id = options.client_id or default_client_id(options.username)
         self._options = options
-        self._mqtt5 = options.mqtt5
+        self._old_until = 0.0
+        self._unanswered = 0
         self._context = self._load_tls() if self.address.tls else None
         self._max_refusals = max_refusals
         self._backoff = backoff or Backoff()
@@ -285,7 +292,7 @@ class Client:
             cause = group.exceptions[0]
             if isinstance(cause, _Closing):
                 await link.close()
-            elif isinstance(cause, Unreachable) and not isinstance(cause, Silent):
+            elif isinstance(cause, Unreachable) and not isinstance(cause, Silent | Parted):
                 self._blamed = self._outbox.ended_by_broker()
             raise cause from None
         finally:
@@ -294,14 +301,27 @@ class Client:
 
     async def _open(self) -> Link:
         """A new connection, on which the broker has let us in. Raises `Unreachable`, `TurnedAway`."""
-        link = Link(self._options, self.client_id, self.address, mqtt5=self._mqtt5)
+        now = asyncio.get_running_loop().time()
+        mqtt5 = self._options.mqtt5 and now >= self._old_until
+        link = Link(self._options, self.client_id, self.address, mqtt5=mqtt5)
         try:
             await link.open(self._context)
         except OldBroker:
-            log.info("%s does not speak MQTT 5.0: messages go out without properties", self.address)
-            self._mqtt5 = False
+            self._speak_old(now)
             return await self._open()
+        except Unanswered:
+            self._unanswered += 1
+            if not mqtt5:
+                self._old_until = 0.0  # it was not the version
+            elif self._unanswered >= UNANSWERED:
+                self._speak_old(now)
+            raise
+        self._unanswered = 0
         return link
+
+    def _speak_old(self, now: float) -> None:
+        log.info("%s does not speak MQTT 5.0: messages go out without properties", self.address)
+        self._old_until, self._unanswered = now + OLD, 0
 
     def _load_tls(self) -> ssl.SSLContext:
         options = self._options
@@ -312,7 +332,7 @@ class Client:
     def _link_up(self, link: Link) -> None:
         log.info("connected to %s as %s", self.address, clean(self.client_id))
         self._up_since = asyncio.get_running_loop().time()
-        self._outbox.most = min(IN_FLIGHT, link.receive_maximum)
+        self._outbox.link_up(link.receive_maximum)
         self._inbox.link_up(link.session_present)
         self._subscriptions.link_up(link.session_present)
         self._up.set()
@@ -358,8 +378,6 @@ class Client:
 
     async def _write(self, link: Link) -> None:
         await link.send(*self._next_subscribes(link))  # before anything is published: it may be for us
-        for entry in self._outbox.in_flight():
-            await link.send(PubrelPacket.build(entry.packet_id) if entry.released else _packet(link, entry, dup=True))
         while True:
             self._wake.clear()
             while await self._write_some(link):
@@ -376,7 +394,11 @@ class Client:
             if self._replies:
                 packets.append(self._replies.popleft())
             elif (entry := self._outbox.next(self._packet_id)) is not None:
-                packets.append(_packet(link, entry))
+                packet = _packet(link, entry)
+                if link.mqtt5 and not entry.released and (why := five.refusal(entry, len(packet), link.takes)):
+                    self._outbox.unsent(entry, why)
+                    continue
+                packets.append(packet)
                 sent.append(entry)
             else:
                 break
@@ -437,11 +459,13 @@ class Client:
         return NotConfirmed(message, str(self._last) if self._last else f"is {self.address} overloaded?")
 
 
-def _packet(link: Link, entry: Entry, dup: bool = False) -> Any:
+def _packet(link: Link, entry: Entry) -> Any:
+    if entry.released:
+        return PubrelPacket.build(entry.packet_id)
     if link.mqtt5:
-        return five.publish(entry, dup)
+        return five.publish(entry)
     packet_id = entry.packet_id if entry.qos else None
-    return PublishPacket.build(entry.topic, entry.payload, packet_id, dup, entry.qos, entry.retain)
+    return PublishPacket.build(entry.topic, entry.payload, packet_id, entry.dup, entry.qos, entry.retain)
 
 
 def _settle(entries: list[Entry], error: Failure | None) -> None:

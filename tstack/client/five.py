@@ -16,7 +16,9 @@ from amqtt.mqtt.pubrec import PubrecPacket
 from amqtt.mqtt.pubrel import PubrelPacket
 from amqtt.mqtt.suback import SubackPacket
 
+from tstack.client.errors import NotConfirmed
 from tstack.client.outbox import Entry
+from tstack.errors import Failure
 from tstack.mqtt.codes import MQTT5, ReasonCode, code_name
 from tstack.mqtt.connect import ConnAck, Connect
 from tstack.mqtt.framing import decode_body
@@ -36,8 +38,21 @@ LATER: Final = frozenset(
 """Reason codes of a CONNACK that may be another the next time."""
 
 
+BLAMING: Final = frozenset({
+    ReasonCode.UNSPECIFIED_ERROR, ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERROR,
+    ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, ReasonCode.NOT_AUTHORIZED, ReasonCode.TOPIC_NAME_INVALID,
+    ReasonCode.PACKET_TOO_LARGE, ReasonCode.QUOTA_EXCEEDED, ReasonCode.PAYLOAD_FORMAT_INVALID,
+    ReasonCode.RETAIN_NOT_SUPPORTED, ReasonCode.QOS_NOT_SUPPORTED,
+})  # fmt: skip
+"""Reason codes of a DISCONNECT that may be due to a message that we have sent (section 3.14.2.1)."""
+
+
 class Ended(Exception):
-    """The broker has sent a DISCONNECT, and says why."""
+    """The broker has sent a DISCONNECT, and says why. `blaming`: it may be due to a message of ours."""
+
+    def __init__(self, reason: str, *, blaming: bool) -> None:
+        super().__init__(reason)
+        self.blaming = blaming
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +80,23 @@ def connack(flags: int, body: bytes) -> ConnAck | None:
     return None if answer.reason_code == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION else answer
 
 
-def publish(entry: Entry, dup: bool = False) -> bytes:
+def publish(entry: Entry) -> bytes:
     """A PUBLISH."""
     packet_id = entry.packet_id if entry.qos else 0
-    packet = Publish(entry.topic, entry.payload, entry.qos, entry.retain, packet_id, dup, entry.properties)
+    packet = Publish(entry.topic, entry.payload, entry.qos, entry.retain, packet_id, entry.dup, entry.properties)
     return packet.encode(MQTT5)
+
+
+def refusal(entry: Entry, size: int, takes: Properties) -> Failure | None:
+    """Why a broker, by the properties of its CONNACK, takes no such message in a packet of `size` bytes; None: it does."""
+    what = f"a message to {entry.topic!r} cannot be sent: "
+    if takes.maximum_packet_size is not None and size > takes.maximum_packet_size:  # [MQTT-3.2.2-15]
+        return Failure(f"{what}{size} bytes are more than the broker takes ({takes.maximum_packet_size})")
+    if takes.maximum_qos is not None and entry.qos > takes.maximum_qos:  # [MQTT-3.2.2-11]
+        return NotConfirmed(f"{what}the broker takes QoS {takes.maximum_qos} at most")
+    if entry.retain and takes.retain_available == 0:  # [MQTT-3.2.2-14]
+        return NotConfirmed(f"{what}the broker keeps no retained messages")
+    return None
 
 
 def subscribe(packet_id: int, filter_: str, qos: int) -> bytes:
@@ -98,7 +125,7 @@ def read(first: int, body: bytes) -> Any:
     if isinstance(packet, SubAck):
         return SubackPacket.build(packet.packet_id, packet.reason_codes)
     if isinstance(packet, Disconnect):
-        raise Ended(_reason(packet.reason_code, packet.properties))
+        raise Ended(_reason(packet.reason_code, packet.properties), blaming=packet.reason_code in BLAMING)
     return packet
 
 

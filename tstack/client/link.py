@@ -38,6 +38,7 @@ from tstack.client.address import BrokerAddress
 from tstack.client.errors import TurnedAway, Unreachable
 from tstack.client.websocket import WebSocket
 from tstack.mqtt.codes import code_name, return_code
+from tstack.mqtt.properties import Properties
 
 log = logging.getLogger("tstack.client")
 
@@ -69,6 +70,14 @@ class Silent(Unreachable):
     """The broker neither answers nor closes the connection."""
 
 
+class Parted(Unreachable):
+    """The broker has ended the connection for a reason that has nothing to do with what it was sent."""
+
+
+class Unanswered(Unreachable):
+    """The broker has closed the connection instead of answering CONNECT."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to reach a broker and who we are. `keep_alive` in seconds, 1 to 65535."""
@@ -98,17 +107,20 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
     where = ""
     session_present = False
     mqtt5 = False
-    receive_maximum = 65535
-    """What the broker takes before it has confirmed it."""
     server_keep_alive = 65535
     """Seconds after which the broker wants a sign of life, at the latest."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.takes = Properties()
+        """What the broker takes, in MQTT 5.0."""
+
     async def mqtt_connect(self) -> int:
-        """Send CONNECT, return the code of the CONNACK. Raises `OldBroker`."""
+        """Send CONNECT, return the code of the CONNACK. Raises `OldBroker`, `Unanswered`."""
         if self.mqtt5:
             return await self._connect5()
         await self._send_packet(self._build_connect_packet())
-        header, body = await self._read()
+        header, body = await self._answer()
         if header.packet_type != CONNACK or len(body) != 2:
             raise TurnedAway(f"{self.where} does not speak MQTT", "check the URL: host, port, plain or TLS")
         connack = await ConnackPacket.from_stream(BufferReader(body), header)
@@ -123,7 +135,7 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
                 session.client_id, session.clean_session, session.keep_alive, session.username, session.password
             )
         )
-        header, body = await self._read()
+        header, body = await self._answer()
         try:
             answer = five.connack(header.flags, body) if header.packet_type == CONNACK else None
         except ValueError:
@@ -133,9 +145,15 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
         if answer is None:
             raise OldBroker
         self.session_present = answer.session_present
-        self.receive_maximum = answer.properties.receive_maximum or 65535
+        self.takes = answer.properties
         self.server_keep_alive = answer.properties.server_keep_alive or 65535
         return answer.reason_code
+
+    async def _answer(self) -> tuple[MQTTFixedHeader, bytes]:
+        try:
+            return await self._read()
+        except Unreachable as closed:
+            raise Unanswered(closed.message, closed.hint) from None
 
     async def read_packet(self) -> Any:
         """The next packet, an amqtt packet object or `five.Denied`. Raises `Unreachable` when there will be none."""
@@ -147,7 +165,7 @@ class _Handler(ClientProtocolHandler):  # type: ignore[misc]  # amqtt carries no
                 _check_publish(header.flags, body)
             return await packet_class(header).from_stream(BufferReader(body), fixed_header=header)
         except five.Ended as ended:
-            raise Unreachable(f"{self.where} ended the connection: {ended}") from None
+            raise (Unreachable if ended.blaming else Parted)(f"{self.where} ended the connection: {ended}") from None
         except (AMQTTError, MQTTError, NoDataError, struct.error, ValueError) as error:
             raise Unreachable(f"{self.where} sent something that is not MQTT: {error}") from None
 
@@ -223,7 +241,13 @@ class Link(MQTTClient):  # type: ignore[misc]  # amqtt carries no type marker
     @property
     def receive_maximum(self) -> int:
         """Messages of QoS 1 and 2 that the broker takes before it has confirmed them."""
-        return self._handler.receive_maximum
+        return self.takes.receive_maximum or 65535
+
+    @property
+    def takes(self) -> Properties:
+        """What a broker of MQTT 5.0 has said that it takes: packets, QoS, retained messages."""
+        takes: Properties = self._handler.takes
+        return takes
 
     async def open(self, context: ssl.SSLContext | None) -> None:
         """Connect and log in. Raises `Unreachable`, `TurnedAway` or `OldBroker`; nothing stays open then."""

@@ -63,6 +63,11 @@ class AlreadyThere(Failure):
 
 async def create_partner(store: Store, sealer: Sealer, partner: Partner) -> tuple[Partner, str]:
     """Write a new partner; it and its API key, which is shown here and never again. Raises `AlreadyThere`."""
+    if partner.name == service_user.NAME:
+        raise Failure(
+            f"the name {partner.name} is kept for the service itself",
+            "choose another: a partner is a user of the broker",
+        )
     key = _key_for(partner.name)
     sealed = sealer.seal(key, _checked_key(partner) + "#Signing")
     now = now_text()
@@ -255,7 +260,8 @@ async def delete_user(store: Store, mailbox: Mailbox) -> None:
     for attempt in range(ATTEMPTS):
         user = await get_user(store, mailbox)
         _, *gone = _without(mailbox.path)
-        if await store.commit(Delete(user.key, user.revision), *gone, *map(Delete, claims.claims(user))) is not None:
+        gone += await claims.given_up(store, user)
+        if await store.commit(Delete(user.key, user.revision), *gone) is not None:
             return
         await _pause(attempt)
     raise _busy(_user(mailbox))

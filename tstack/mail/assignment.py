@@ -37,8 +37,8 @@ OWNER_PREFIX = "/mail/owner/"
 TTL = 15.0
 """Seconds until a watcher that has gone without a word has lost its mailboxes. Keep-alives go out three times in that time.
 
-Its mailboxes shall be watched again within 30 s. With a lease of 30 s they are not: they begin only when it has ended, a
-hundred a second at most (`watcher.STARTS`). So half of that time is left to begin, and a store that does not answer for seven
+Its mailboxes shall be watched again within 30 s. With a lease of 30 s they are not: they begin only when it has ended,
+200 a second at most (`watcher.STARTS`). So half of that time is left to begin, and a store that does not answer for seven
 seconds takes nothing away."""
 
 CAPACITY = 10_000

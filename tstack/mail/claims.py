@@ -7,6 +7,7 @@ in the same commit as that user's record. A claim whose user is gone, archived o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Final
 
 from tstack.errors import Failure
@@ -32,24 +33,43 @@ def claims(user: User | None) -> dict[str, str]:
 
 
 async def changes(store: Store, old: User | None, new: User) -> list[Change]:
-    """What is to be committed with the change of a user. Raises `Taken`; a commit that fails is to be tried anew."""
+    """What is to be committed with the change of a user. Raises `Taken`; a commit that fails is to be tried anew.
+
+    One that was written before there were claims gets its own here. If another has it, it goes on without, as it did.
+    """
     before, after = claims(old), claims(new)
-    found: list[Change] = [Delete(key) for key in before if key not in after]
+    found = [] if old is None else await given_up(store, old, kept=after)
     for key, what in after.items():
-        if key not in before:
-            found.append(await _claim(store, key, new, what))
+        try:
+            found += await _claim(store, key, new, what, kept=key in before)
+        except Taken:
+            if key not in before:
+                raise
     return found
 
 
-async def _claim(store: Store, key: str, user: User, what: str) -> Put:
+async def given_up(store: Store, user: User, *, kept: Collection[str] = ()) -> list[Change]:
+    """What is to be committed when a user goes, or keeps these claims only: others' stay."""
+    found: list[Change] = []
+    for key in claims(user):
+        item = await store.get(key) if key not in kept else None
+        if item is not None and item.value == user.tag.encode():
+            found.append(Delete(key, item.revision))
+    return found
+
+
+async def _claim(store: Store, key: str, user: User, what: str, *, kept: bool) -> list[Change]:
+    """What gives a user a claim, or nothing when it is `kept` and there. Raises `Taken`."""
     item = await store.get(key)
-    holder = item.value.decode("utf-8", "replace") if item is not None else user.tag
-    if holder != user.tag and key in claims(await _user(store, user, holder)):
+    holder = item.value.decode("utf-8", "replace") if item is not None else ""
+    if holder == user.tag and kept:
+        return []
+    if holder not in ("", user.tag) and key in claims(await _user(store, user, holder)):
         raise Taken(
             f"{what} belongs to the user {holder} of {user.partner}/{user.provider}: case makes no difference",
             "choose another, or archive that one first",
         )
-    return Put(key, user.tag.encode(), item.revision if item is not None else 0)
+    return [Put(key, user.tag.encode(), item.revision if item is not None else 0)]
 
 
 async def _user(store: Store, near: User, tag: str) -> User | None:

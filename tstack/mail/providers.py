@@ -9,8 +9,10 @@ standard (RFC 7628), before XOAUTH2, which is not. A password never leaves witho
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,7 +27,7 @@ from tstack.mail.imap import commands
 from tstack.mail.imap.commands import Command
 from tstack.mail.mailbox import Account, CannotLogIn, Credentials
 from tstack.mail.oauth import AccessTokens, Client, Endpoints, OAuth, OAuthError
-from tstack.mail.records import Connection, Kind, Tls, User, new_since
+from tstack.mail.records import Connection, Kind, Tls, User, check_host, new_since
 from tstack.store.interface import Store
 
 SETTINGS: Final[Mapping[str, str]] = {
@@ -45,6 +47,14 @@ SMTP: Final[Mapping[str, str]] = {
     "smtp_domain": "Our name in EHLO; blank: our address.",
 }
 """The same for tracers, of connections of every kind; the names are the original's."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LAST_32: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
+"""Where the last 32 bits are an IPv4 address: NAT64 (RFC 6052), and IPv4-compatible addresses (RFC 4291 2.5.5.1)."""
+
+_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""A network's own (RFC 8215); not every Python knows it."""
 
 URLS: Final = ("oauth2_authorize_url", "oauth2_token_url", "oauth2_revoke_url", "oauth2_userinfo_url")
 
@@ -95,27 +105,35 @@ def is_oauth(connection: Connection) -> bool:
 
 def where(connection: Connection) -> Where:
     """The IMAP server of a connection. Raises `Failure` for one that a password must not go to."""
-    host = connection.host or PROVIDERS[connection.kind].host
-    if connection.tls == "none" and not is_loopback(host):
+    place = said(connection)
+    if place.tls == "none" and not is_loopback(place.host):
         raise Failure(
-            f"{host} would get passwords without TLS",
+            f"{place.host} would get passwords without TLS",
             "set imap_tls (tmail: -tls) to implicit or starttls: none is for this machine only",
         )
+    return place
+
+
+def said(connection: Connection) -> Where:
+    """The IMAP server as the record has it: it may be one that a password must not go to."""
+    host = connection.host or PROVIDERS[connection.kind].host
     return Where(host, connection.port or (993 if connection.tls == "implicit" else 143), connection.tls)
 
 
 def smtp(connection: Connection) -> Where:
     """The SMTP server of a connection. Raises `Failure` when there is none, or one that a password must not go to."""
     settings = connection.settings
-    host = settings.get("smtp_host", "") or PROVIDERS[connection.kind].smtp_host
+    host = smtp_host(connection)
     port = settings.get("smtp_port", "") or "0"
     starttls = settings.get("smtp_enable_starttls_auto", "") or "true"
     name = f"{connection.partner}/{connection.provider}"
     if not host:
         raise Failure(f"connection {name} has no SMTP server", f"tmail connection set {name} smtp_host=...")
-    if not host.isprintable() or " " in host:
-        raise Failure("smtp_host is no name or address")
-    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
+    try:
+        check_host(host)
+    except ValueError as error:
+        raise Failure(f"smtp_host: {error}") from None
+    if not is_port(port):
         raise Failure("smtp_port is no port", "a port is 1 to 65535")
     if starttls not in ("true", "false"):
         raise Failure("smtp_enable_starttls_auto is true or false")
@@ -125,21 +143,26 @@ def smtp(connection: Connection) -> Where:
     return Where(host, int(port) or 587, tls)
 
 
-def has_smtp(connection: Connection) -> bool:
-    """Does a connection say which its SMTP server is?"""
-    return bool(connection.settings.get("smtp_host") or PROVIDERS[connection.kind].smtp_host)
+def is_port(text: str) -> bool:
+    """Is this 0 to 65535?"""
+    return text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536
+
+
+def smtp_host(connection: Connection) -> str:
+    """The SMTP server that a connection names, or its kind is known for; blank: none."""
+    return connection.settings.get("smtp_host", "") or PROVIDERS[connection.kind].smtp_host
 
 
 def endpoints(connection: Connection) -> Endpoints:
     """The OAuth servers of a connection: those of its kind, and what is set instead. Raises `Failure` when one is missing."""
     known = PROVIDERS[connection.kind].endpoints
     assert known is not None, "only for those by OAuth"
-    said = {
+    own = {
         name: connection.settings.get(f"oauth2_{name}", "")
         for name in ("authorize_url", "token_url", "revoke_url", "scope")
     }
-    said["email_url"] = connection.settings.get("oauth2_userinfo_url", "")
-    found = replace(known, **{name: value for name, value in said.items() if value})  # type: ignore[arg-type]
+    own["email_url"] = connection.settings.get("oauth2_userinfo_url", "")
+    found = replace(known, **{name: value for name, value in own.items() if value})  # type: ignore[arg-type]
     if not found.authorize_url or not found.token_url:
         raise Failure(
             f"connection {connection.provider} does not say where tokens are made",
@@ -179,10 +202,11 @@ def check_settings(connection: Connection, *, local: bool) -> None:
 def _check_smtp(connection: Connection, *, local: bool) -> None:
     if not set(connection.settings) & set(SMTP):
         return
-    if not has_smtp(connection):
+    if not smtp_host(connection):
         raise Failure("there are settings of an SMTP server, and no smtp_host", "set it, or take the others away")
-    if not local and _is_private(host := smtp(connection).host):
-        raise Failure(f"{host} is no public server", "name the mail server as the whole internet knows it")
+    place = smtp(connection)
+    if not local and _is_private(place.host):
+        raise Failure(f"{place.host} is no public server", "name the mail server as the whole internet knows it")
     if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{0,255}", connection.settings.get("smtp_domain", "")):
         raise Failure("smtp_domain is no name of a host")
 
@@ -206,26 +230,46 @@ def check_url(name: str, url: str, *, local: bool) -> None:
 def is_loopback(host: str) -> bool:
     """Is this the machine itself?"""
     address = _literal(host)
-    return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
+    return _name(host) == "localhost" if address is None else address.is_loopback
 
 
 def _is_private(host: str) -> bool:
     address = _literal(host)
     if address is None:
-        name = host.rstrip(".").lower()
+        name = _name(host)
         # a name without a dot, or of digits alone (which the resolver takes for an address), is of the private network
         return (
             name.endswith((".localhost", ".local", ".internal")) or "." not in name or not any(map(str.isalpha, name))
         )
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return not mapped.is_global or mapped.is_multicast
+    behind = _embedded(address) or address
+    return not behind.is_global or behind.is_multicast or address in _LOCAL_NAT64
 
 
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0].strip("[]"))
-    except ValueError:
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to: mapped, by 6to4 (RFC 3056), or in its last 32 bits."""
+    if isinstance(address, ipaddress.IPv4Address):
         return None
+    if any(address in network for network in _LAST_32):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def _literal(host: str) -> Address | None:
+    """The address that is written there, in the forms that the resolver takes for one: `127.1`, `0x7f.1`, `2130706433` too."""
+    name = _name(host.partition("%")[0].strip("[]"))
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name)
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(name))
+    except (OSError, ValueError):
+        return None
+
+
+def _name(host: str) -> str:
+    """A host as the resolver is asked for it: letters and digits of other forms become plain ones (IDNA, RFC 3490)."""
+    with contextlib.suppress(UnicodeError):  # it is no name at all
+        host = host.encode("idna").decode("ascii")
+    return host.rstrip(".").lower()
 
 
 class Password:

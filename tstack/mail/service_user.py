@@ -30,7 +30,8 @@ _CONTEXT: Final = f"{KEY}#Secret"
 async def ensure(store: Store, sealer: Sealer) -> tuple[str, str]:
     """Name and password of the service user, who is there with these rights when this returns.
 
-    A user of that name that is disabled, or has rights of its own, is left so. Raises `Failure`, `StoreUnavailable`.
+    One that was disabled or given other rights is left so; somebody else's user of that name is not touched. Raises `Failure`,
+    `StoreUnavailable`.
     """
     try:
         user: User | None = await admin.get_user(store, NAME)
@@ -47,6 +48,11 @@ async def ensure(store: Store, sealer: Sealer) -> tuple[str, str]:
         except admin.AlreadyExists:  # made by another process in this moment
             user = await admin.get_user(store, NAME)
     if not await asyncio.to_thread(check_password, password.encode(), user.password):
+        if (user.rights, user.subscribe) != (RIGHTS, READS):
+            raise Failure(
+                f"the user {NAME} is somebody else's: it has other rights and another password than mail services",
+                f"the name is theirs: `tuser delete {NAME}`, and make that user anew under another name",
+            )
         await admin.set_password(store, NAME, hash_, scram)
     return NAME, password
 

@@ -17,7 +17,8 @@ from typing import Final, Self
 from tstack.errors import Failure
 from tstack.mail.connection import Where
 from tstack.mail.mailbox import Credentials
-from tstack.mail.providers import is_loopback
+from tstack.mail.providers import is_loopback, smtp
+from tstack.mail.records import Connection, User
 
 STEP: Final = 30.0
 """Seconds for one command and its reply, for the connection and for its TLS."""
@@ -29,13 +30,20 @@ MAX_LINES: Final = 100
 """Lines of one reply at most: EHLO's has some twenty."""
 
 _LINE = re.compile(r"([2-5][0-9][0-9])([ -]?)(.*)")
-_ADDRESS = re.compile(r"[!-;=?-~]+@[!-;=?-~]+")
+_ADDRESS = re.compile(r"[!#-'*+\-./0-9=?A-Z^-~]+@[!#-'*+\-./0-9=?A-Z^-~]+")
 
 
 def check_address(address: str) -> None:
-    """Raise `Failure` unless this can stand in MAIL FROM as it is: ASCII, without blanks and angle brackets."""
+    """Raise `Failure` unless this can stand in MAIL FROM as it is: ASCII, and none of what has a meaning in lists of addresses
+    (RFC 5322 3.2.3)."""
     if not _ADDRESS.fullmatch(address):
         raise Failure("the mailbox has no address that mail can be sent to", "set its email")
+
+
+def check_sends(connection: Connection, user: User) -> None:
+    """Raise `Failure` unless a mailbox can send mail to itself: it has an address, and its connection an SMTP server."""
+    smtp(connection)
+    check_address(user.address)
 
 
 class _Wire(asyncio.Protocol):

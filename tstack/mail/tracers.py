@@ -81,7 +81,7 @@ class Source(Protocol):
     """Whose mailboxes."""
 
     def mailboxes(self) -> Sequence[Mailbox]:
-        """Those of this process that are connected and take tracers."""
+        """Those of this process that are connected, take tracers, and can send them."""
 
     def takes(self, mailbox: Mailbox) -> bool:
         """Does a mailbox, here or elsewhere, still take tracers?"""
@@ -192,11 +192,15 @@ class Tracers:
                 await self.round()
 
     async def round(self) -> None:
-        """Send some tracers to one mailbox, over one connection; what fails is counted and logged."""
+        """Send some tracers to one mailbox, over one connection; what fails is counted and logged.
+
+        Partners have turns, whatever the number of their mailboxes: one cannot keep the others' from being looked at.
+        """
         mailboxes = self._source.mailboxes()
         if not mailboxes:
             return
-        mailbox = secrets.choice(mailboxes)
+        partner = secrets.choice(sorted({one.partner for one in mailboxes}))
+        mailbox = secrets.choice([one for one in mailboxes if one.partner == partner])
         begun: list[Record] = []
         before = self.sent
         try:

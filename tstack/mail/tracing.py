@@ -1,7 +1,9 @@
 """Tracers of one process: which of its mailboxes take them, through which server they go, and what reaches a subscriber.
 
 The subscriber is a connection of its own: partners may publish under their own names, on tracers' topics as well, and what they
-publish must not hold up our events. There is none before the first round that has a mailbox.
+publish must not hold up our events. For the same reason it subscribes at QoS 0: at QoS 1 what partners publish would wait for
+it in the broker's queue, and the broker holds publishers up, us too, whose messages find no room in a queue. A tracer that it
+does not hear of counts as missing, and harms nothing. There is none before the first round that has a mailbox.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from tstack.errors import Failure
 from tstack.mail import service_user
 from tstack.mail.event import Mailbox
 from tstack.mail.providers import smtp
+from tstack.mail.records import User
+from tstack.mail.submission import check_sends
 from tstack.mail.tracers import Target
 
 if TYPE_CHECKING:
@@ -44,13 +48,25 @@ class Traced:
         self._watcher = watcher
 
     def mailboxes(self) -> list[Mailbox]:
-        """Those of this process that are connected and take tracers."""
+        """Those of this process that are connected, take tracers, and can send them."""
         boxes = self._watcher.boxes.values()
         return [
             box.user.mailbox
             for box in boxes
-            if box.user.enable_tracer and box.watch is not None and box.condition.state == "connected"
+            if box.user.enable_tracer
+            and box.watch is not None
+            and box.condition.state == "connected"
+            and self._sends(box.user)
         ]
+
+    def _sends(self, user: User) -> bool:
+        connection = self._watcher.connections.values.get(f"{user.partner}/{user.provider}")
+        try:
+            if connection is not None:
+                check_sends(connection, user)
+        except Failure:
+            return False
+        return connection is not None
 
     def takes(self, mailbox: Mailbox) -> bool:
         """Does a mailbox, here or elsewhere, still take tracers?"""
@@ -114,12 +130,11 @@ class Subscriber:
     async def _listen(self) -> None:
         messages, size = WAITING
         async with Client(self._options, inbox_messages=messages, inbox_bytes=size) as self._client:
-            await self._client.subscribe(service_user.READS[0], timeout=None)
+            await self._client.subscribe(service_user.READS[0], qos=0, timeout=None)
             self._granted = True
             self._known.set()
             async for message in self._client.messages():
                 self._take(message)
-                message.ack()
 
     def _take(self, message: Message) -> None:
         partner, _, provider, tag, _ = message.topic.split("/")  # as the filter has it

@@ -7,13 +7,15 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from tstack.errors import Failure
 from tstack.identity.seal import Sealer
 from tstack.mail import admin
 from tstack.mail.api import requests
 from tstack.mail.api.problems import Problem
 from tstack.mail.api.requests import FLAG, HIDDEN, TEXT, Field
 from tstack.mail.api.service import Service, connection_in
-from tstack.mail.providers import PROVIDERS, SETTINGS, SMTP, check_settings, has_smtp, smtp, where
+from tstack.mail.connection import Where
+from tstack.mail.providers import PROVIDERS, SETTINGS, SMTP, check_settings, is_port, said, smtp, smtp_host, where
 from tstack.mail.records import KINDS, Connection, Kind, Partner, check_connection
 
 _PLACE: Final = {"imap_host": TEXT, "imap_port": Field(int), "imap_tls": TEXT}
@@ -75,7 +77,7 @@ class Connections:
             raise Problem(400, "the code and the kind of a connection cannot be changed", "make another connection")
         secret = requests.secret(body, "oauth2_client_secret")
         new = self._changed(old, body)
-        if _goes_to(new) != _goes_to(old):
+        if _leads_elsewhere(old, new):
             await self._check_nothing_leaves(old, new, secret)
 
         def change(now: Connection) -> Connection:
@@ -154,10 +156,24 @@ def _kind(code: str, said: str) -> Kind:
     return found
 
 
-def _goes_to(connection: Connection) -> tuple[object, ...]:
-    """Where credentials go to."""
+def _goes_to(connection: Connection) -> tuple[Where | str | None, ...]:
+    """Where credentials go to: a host alone where its settings are wrong, so that nothing goes there; None: nowhere."""
     urls = (connection.settings.get(f"oauth2_{name}_url", "") for name in ("authorize", "token", "revoke", "userinfo"))
-    return (where(connection), smtp(connection) if has_smtp(connection) else None, *urls)
+    places: list[Where | str | None] = []
+    for place, host in ((where, said(connection).host), (smtp, smtp_host(connection))):
+        try:
+            places.append(place(connection) if host else None)
+        except Failure:
+            places.append(host)
+    return (*places, *urls)
+
+
+def _leads_elsewhere(old: Connection, new: Connection) -> bool:
+    """Would credentials go where they do not go now? Settings of the same host may be mended, and an SMTP server taken away."""
+    return any(
+        to not in (place, None) and not (isinstance(to, Where) and to.host == place)
+        for place, to in zip(_goes_to(old), _goes_to(new), strict=True)
+    )
 
 
 def _text(value: object) -> str:
@@ -168,7 +184,7 @@ def _text(value: object) -> str:
 
 
 def _shown(connection: Connection, users: int) -> dict[str, object]:
-    place = where(connection)
+    place = said(connection)
     shown: dict[str, object] = {
         "imap_provider_code": connection.provider,
         "users_count": users,
@@ -182,8 +198,8 @@ def _shown(connection: Connection, users: int) -> dict[str, object]:
     }
     settings = connection.settings
     shown |= {
-        "smtp_host": smtp(connection).host if has_smtp(connection) else "",
-        "smtp_port": int(settings.get("smtp_port") or 0),
+        "smtp_host": smtp_host(connection),
+        "smtp_port": int(port) if is_port(port := settings.get("smtp_port", "")) else 0,
         "smtp_enable_starttls_auto": settings.get("smtp_enable_starttls_auto") != "false",
         "smtp_domain": settings.get("smtp_domain", ""),
     }

@@ -18,6 +18,7 @@ from tstack.mail.event import Mailbox, rfc3339
 from tstack.mail.oauth import MAX_TOKEN
 from tstack.mail.providers import is_oauth
 from tstack.mail.records import Connection, Partner, User, check_mailbox
+from tstack.mail.submission import check_sends
 
 _COMMON: Final = {
     "tag": TEXT, "email": Field(str, 320), "archived": FLAG, "enable_tracer": FLAG, "folders": TEXTS, "raw_limit": Field(int),
@@ -160,7 +161,7 @@ class Users:
         return before[0], after
 
     def _change(self, connection: Connection, body: dict[str, Any]) -> Callable[[User], User]:
-        """What a body does to a user."""
+        """What a body does to a user. Raises `Failure` for tracers that could not be sent."""
         body = dict(body)
         secret = requests.secret(body, "oauth2_refresh_token" if is_oauth(connection) else "login_password")
         if "login_username" in body:
@@ -170,8 +171,12 @@ class Users:
 
         def change(user: User) -> User:
             if secret is not None:
-                return admin.with_secret(self._sealer, replace(user, **body), secret)
-            return admin.with_fields(user, body)
+                new = admin.with_secret(self._sealer, replace(user, **body), secret)
+            else:
+                new = admin.with_fields(user, body)
+            if new.enable_tracer and not user.enable_tracer:
+                check_sends(connection, new)
+            return new
 
         return change
 
