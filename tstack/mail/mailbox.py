@@ -459,10 +459,9 @@ class Watch:
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for the next try, or for somebody who wants it now."""
-        if not self._called:  # while it was connected, or tried to be
-            self._alarm = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._alarm.wait()
-            self._alarm = None
         self._called = False
+        self._alarm = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._alarm.wait()
+        self._alarm = None
