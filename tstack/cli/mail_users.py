@@ -29,9 +29,9 @@ from tstack.mail.event import Mailbox, when_of
 from tstack.mail.inquiry import Inquiry, Said
 from tstack.mail.mailbox import CannotLogIn
 from tstack.mail.oauth import OAuth
-from tstack.mail.providers import Logins, smtp
+from tstack.mail.providers import Logins
 from tstack.mail.records import User, check_mailbox
-from tstack.mail.submission import check_address
+from tstack.mail.submission import check_sends
 from tstack.store.interface import Store
 
 Work = Callable[[Store], Awaitable[Answer]]
@@ -118,7 +118,7 @@ def add(values: Values, flags: argparse.Namespace) -> Work:
 
     async def work(store: Store) -> Answer:
         if user.enable_tracer:
-            await _check_traceable(store, user)
+            check_sends(await admin.get_connection(store, user.partner, user.provider), user)
         made = await admin.create_user(store, sealer, user, secret)
         return Answer([f"user {flags.path}: added; new mail is published to {mailbox.topic('new')}"], [public(made)])
 
@@ -197,7 +197,8 @@ def trace(values: Values, flags: argparse.Namespace) -> Work:
     mailbox = _mailbox(flags.path)
 
     async def act(store: Store, mailbox: Mailbox) -> User:
-        await _check_traceable(store, await admin.get_user(store, mailbox))
+        connection = await admin.get_connection(store, mailbox.partner, mailbox.provider)
+        check_sends(connection, await admin.get_user(store, mailbox))
         return await admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=True))
 
     return _with(flags, act, f"takes tracers, which are told of at {mailbox.topic('tracer')}")
@@ -209,12 +210,6 @@ def untrace(values: Values, flags: argparse.Namespace) -> Work:
         flags, lambda store, mailbox: admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=False)),
         "takes no tracers",
     )  # fmt: skip
-
-
-async def _check_traceable(store: Store, user: User) -> None:
-    """Raise `Failure` unless tracers can be sent from a mailbox to itself."""
-    smtp(await admin.get_connection(store, user.partner, user.provider))
-    check_address(user.address)
 
 
 def park(values: Values, flags: argparse.Namespace) -> Work:
