@@ -394,7 +394,7 @@ async def test_a_form_that_is_none(api: Desk, data: bytes, charset: str) -> None
 
 async def test_passwords_cannot_be_guessed_at_the_form(tmp_path: Path, dovecot: Dovecot) -> None:
     free = Rate(1000, 0.0)
-    async with desk(tmp_path, rates=Rates(free, free, free, Rate(2, 60.0))) as api:
+    async with desk(tmp_path, rates=Rates(free, free, free, trial=Rate(2, 60.0))) as api:
         await plain(api, dovecot)
         async with api.browser() as browser:
             form = await browser.get(await link(api, code="PLAIN"))
@@ -429,7 +429,7 @@ async def test_behind_https_cookies_are_for_https_alone(tmp_path: Path) -> None:
 
 async def test_too_many_links(tmp_path: Path) -> None:
     free = Rate(1000, 0.0)
-    async with desk(tmp_path, rates=Rates(free, free, Rate(2, 60.0), free)) as api, aiohttp.ClientSession() as session:
+    async with desk(tmp_path, rates=Rates(free, free, pages=Rate(2, 60.0))) as api, aiohttp.ClientSession() as session:
         statuses = []
         for _ in range(3):
             async with session.get(f"{api.url}/users/connect/new") as answer:
