@@ -197,8 +197,8 @@ def trace(values: Values, flags: argparse.Namespace) -> Work:
     mailbox = _mailbox(flags.path)
 
     async def act(store: Store, mailbox: Mailbox) -> User:
-        connection = await admin.get_connection(store, mailbox.partner, mailbox.provider)
-        check_sends(connection, await admin.get_user(store, mailbox))
+        user = await admin.get_user(store, mailbox)
+        check_sends(await admin.get_connection(store, mailbox.partner, mailbox.provider), user)
         return await admin.change_user(store, mailbox, lambda user: replace(user, enable_tracer=True))
 
     return _with(flags, act, f"takes tracers, which are told of at {mailbox.topic('tracer')}")
