@@ -28,6 +28,15 @@ PARKED = 24 * 3600.0
 class Backoff:
     """One mailbox's failures. Times are given, in seconds of any clock that only goes forward."""
 
+    __slots__ = (
+        "_jitter",
+        "_most",
+        "_since",
+        "_stable",
+        "failures",
+        "refusals",
+    )
+
     def __init__(
         self,
         jitter: Callable[[], float] = random.random,

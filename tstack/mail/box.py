@@ -28,7 +28,8 @@ class Box:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     renewed: bool = False
     """Has it got credentials with which it has not been connected yet?"""
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff | None = None
+    """Of errors that nobody has foreseen; None: there was none."""
     fault: str = ""
     """The unforeseen error that it met last."""
     ending: bool = False

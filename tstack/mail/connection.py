@@ -82,6 +82,19 @@ class ImapConnection(asyncio.Protocol):
     """A connection that is open until `close` or `Lost`. `on_response` is called for everything but the ends of commands, in
     the order it comes, whatever is under way."""
 
+    __slots__ = (
+        "_bye",
+        "_completed",
+        "_deadlines",
+        "_error",
+        "_on_response",
+        "_secrets",
+        "_session",
+        "_transport",
+        "_waiter",
+        "secure",
+    )
+
     def __init__(
         self,
         on_response: Callable[[Response], None],

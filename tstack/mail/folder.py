@@ -150,6 +150,19 @@ class Sweep:
 class Folder:
     """One folder of a mailbox. `raw_limit`: mails up to so many bytes are fetched whole; 0: none."""
 
+    __slots__ = (
+        "_batch",
+        "_breakers",
+        "_most",
+        "_raw_limit",
+        "_sink",
+        "mailbox",
+        "mark",
+        "name",
+        "use",
+        "wire_name",
+    )
+
     def __init__(self, mailbox: Mailbox, name: str, mark: Mark | None, sink: Sink, *, raw_limit: int = 0) -> None:
         self.mailbox = mailbox
         self.name = name

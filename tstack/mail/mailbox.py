@@ -99,6 +99,32 @@ class Condition:
 class Watch:
     """The life of one mailbox; `run` is its task."""
 
+    __slots__ = (
+        "_alarm",
+        "_backoff",
+        "_called",
+        "_clock",
+        "_connection",
+        "_context",
+        "_ears",
+        "_folders",
+        "_gate",
+        "_missing",
+        "_next_sweep",
+        "_no_idle",
+        "_notified",
+        "_on_condition",
+        "_overflow",
+        "_poll",
+        "_proven",
+        "_since",
+        "_sweeps",
+        "_vain",
+        "account",
+        "condition",
+        "told",
+    )
+
     def __init__(
         self,
         account: Account,

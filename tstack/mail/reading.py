@@ -30,6 +30,15 @@ _USES = frozenset(use.lower() for use in commands.USES)
 class Ears:
     """What a connection has said, for whoever asked: searches, fetches, and that there is something new."""
 
+    __slots__ = (
+        "changed",
+        "count",
+        "dirty",
+        "fetched",
+        "found",
+        "uses",
+    )
+
     def __init__(self) -> None:
         self.dirty = True
         """Is it worth looking?"""

@@ -55,6 +55,15 @@ class Terms:
 class MailSink:
     """The sink of one mailbox (`folder.Sink`). `terms` is asked for each batch, so that changes take effect at once."""
 
+    __slots__ = (
+        "_keeper",
+        "_mailbox",
+        "_max_packet",
+        "_outbox",
+        "_skipped",
+        "_terms",
+    )
+
     def __init__(
         self,
         outbox: Outbox,

@@ -298,6 +298,12 @@ class Tracers:
 class TracerSink:
     """A sink that tells tracers from mails while its mailbox takes tracers; all else goes through as it is."""
 
+    __slots__ = (
+        "_sink",
+        "_takes",
+        "_tracers",
+    )
+
     def __init__(self, sink: Sink, tracers: Tracers, takes: Callable[[], bool]) -> None:
         self._sink = sink
         self._tracers = tracers

@@ -38,6 +38,7 @@ from tstack.mail.assignment import (
     owner_key,
     owner_of,
 )
+from tstack.mail.backoff import Backoff
 from tstack.mail.blobs import Keeper
 from tstack.mail.box import Box, parked_for
 from tstack.mail.checkpoint import Checkpoints, NotOurs
@@ -389,6 +390,7 @@ class Watcher:
         if fault != box.fault:
             log.error("mailbox %s: an unforeseen error", clean(box.path), exc_info=error)
         box.fault = fault
+        box.backoff = box.backoff or Backoff()
         wait = box.backoff.failed(time.monotonic())
         reason = f"an unforeseen error ({type(error).__name__}), which the log of the watcher tells more of"
         self._is(box, MailSink(self.outbox, box.user.mailbox, Terms), Condition("unavailable", reason, wait))
@@ -466,7 +468,8 @@ class Watcher:
         self.events[condition.state] += 1
         if condition.state == "connected":
             box.renewed = False
-            box.backoff.connected(time.monotonic())
+            if box.backoff is not None:
+                box.backoff.connected(time.monotonic())
         sink.condition(condition)
         user = box.user
         if condition.state == "parked" and not parked_for(user):  # when it was before, its day begins anew

@@ -51,6 +51,22 @@ class Selected:
 class Session:
     """The protocol's state. Give it what comes in (`feed`), send what is in `outgoing`."""
 
+    __slots__ = (
+        "_command",
+        "_framer",
+        "_limits",
+        "_next_piece",
+        "_nonsense",
+        "_tag",
+        "_tags",
+        "capabilities",
+        "outgoing",
+        "preauthenticated",
+        "selected",
+        "state",
+        "waiting",
+    )
+
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._framer = Framer(self._limits)

@@ -64,6 +64,17 @@ _TEXT = re.compile(rb"(?:\S{1,64} (?:OK|NO|BAD|BYE|PREAUTH)(?: |\r?\n)|\+)", re.
 class Framer:
     """Cuts a stream into responses. A response is a list of pieces: text at the even places, literals at the odd ones."""
 
+    __slots__ = (
+        "_buffer",
+        "_limits",
+        "_literal",
+        "_pieces",
+        "_scanned",
+        "_size",
+        "_start",
+        "_text_size",
+    )
+
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._buffer = bytearray()
