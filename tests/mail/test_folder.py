@@ -448,3 +448,16 @@ async def test_since_when_mails_are_new_holds_for_every_folder_that_nobody_has_l
         async with watched(server.port, told, account=mine, quirks=QUICK):
             await told.until(lambda: told.mails, "it is told of")
     assert told.subjects == ["m1"]
+
+
+async def test_nor_does_a_folder_that_is_numbered_anew_each_time_it_is_opened() -> None:
+    async with ChaosImap(plan=["12.alternating"]) as server:
+        for number in range(120):
+            server.mailboxes["bob"].folder(b"Alerts").deliver(simple_mail(number), when=NOW - timedelta(days=2))
+        told = Told()
+        quick = replace(PATIENT, sweep=10_000.0)
+        async with watched(server.port, told, folders=("INBOX", "Alerts"), quirks=quick) as watch:
+            await told.until(lambda: told.state == "connected", "it connects")
+            watch.sweep(None)
+            await until(lambda: not watch.sweeping, "the sweep ends")
+    assert "cannot be searched" in {one.data.get("reason") for one in told.notices}

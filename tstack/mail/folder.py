@@ -141,7 +141,9 @@ class Sweep:
     done: set[str] = field(default_factory=set)
     """Folders of which there are no more."""
     breaks: int = 0
-    """Connections that broke over the next mail, alone, or over the search; and beginnings anew."""
+    """Connections that broke over the next mail, alone, or over the search."""
+    anew: int = 0
+    """How often a folder had to be begun anew, since its mails were renumbered meanwhile."""
     told: int = 0
     batch: int = BATCH
     """Mails of the next portion: not the folder's own, which grows with each new mail."""
@@ -257,10 +259,9 @@ class Folder:
         validity, left = sweep.left.get(self.name, (-1, array("I")))
         if validity == mark.uid_validity:
             return left
-        if self.name in sweep.left or sweep.breaks >= SWEEP_BREAKS:
-            sweep.breaks += 1
-        if sweep.breaks > SWEEP_BREAKS:
-            sweep.breaks = 0
+        sweep.anew += self.name in sweep.left
+        if sweep.breaks >= SWEEP_BREAKS or sweep.anew > SWEEP_BREAKS:
+            sweep.breaks = sweep.anew = 0
             data: dict[str, object] = {"mailbox": {"name": self.name}, "reason": "cannot be searched"}
             id_ = f"{mark.uid_validity}.sweep.{sweep.since.timestamp() if sweep.since else 0:.0f}"
             await self._sink.put(self.name, [Notice("skipped", id_, data, self.name)], mark)
